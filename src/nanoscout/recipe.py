@@ -198,6 +198,11 @@ class EvaluationSpec(Spec):
     turn_tokens: Positive = 256
     malformed_turns: Annotated[int, Field(ge=0)] = 1
 
+    @property
+    def ways(self) -> int:
+        """How often each question is asked."""
+        return int(self.greedy) + (self.sampled is not None)
+
 
 class CheckpointSpec(Spec):
     every: Positive = 10

@@ -1,0 +1,77 @@
+"""How nanoscout runs any transformers causal language model over flat, ragged tokens.
+
+All tokens of a forward pass, of however many conversations, lie in one row of N tokens; linear
+layers never see padding. What a token attends to is decided by a *plan*: the torch engine's plan
+reads and writes its key/value cache, the learner's plan knows shared prefixes. A plan reaches each
+layer through transformers' own extension points: an attention function registered with
+`AttentionInterface`, and a keyword argument that the model passes down. There is no model code
+here, and keys and values keep their grouped heads.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+IMPLEMENTATION = "nanoscout"
+
+
+class AttentionPlan(Protocol):
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        """Attention of one layer over the flat tokens of a pass.
+
+        query: [heads, N, head_dim]; key, value: [kv_heads, N, head_dim], positions already applied.
+        Returns [N, heads, head_dim].
+        """
+        ...
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    plan: AttentionPlan | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    if plan is None:
+        return sdpa_attention_forward(module, query, key, value, None, scaling=scaling)
+    if sliding_window is not None and query.shape[2] > sliding_window:
+        raise ValueError("models with sliding-window attention are not supported")
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    return plan.attend(layer, query[0], key[0], value[0], scaling).unsqueeze(0), None
+
+
+AttentionInterface.register(IMPLEMENTATION, _attention)
+
+
+def run_layers(
+    model: PreTrainedModel, token_ids: Tensor, positions: Tensor, plan: AttentionPlan
+) -> Tensor:
+    """Hidden states [N, hidden] after the last norm, for flat `token_ids` and `positions`, both [N]."""
+    if model.config._attn_implementation != IMPLEMENTATION:
+        model.set_attn_implementation(IMPLEMENTATION)
+    output = model.base_model(
+        input_ids=token_ids.unsqueeze(0),
+        position_ids=positions.unsqueeze(0),
+        use_cache=False,
+        plan=plan,
+    )
+    return output.last_hidden_state[0]
+
+
+def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits [N, vocabulary] of the language-model head on hidden states [N, hidden]."""
+    return model.get_output_embeddings()(hidden)
+
+
+def torch_device(model: PreTrainedModel) -> torch.device:
+    return next(model.parameters()).device

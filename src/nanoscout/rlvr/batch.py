@@ -1,0 +1,180 @@
+"""Collecting one batch: roll out groups of one question each, and keep those that carry a signal.
+
+Dynamic sampling (DAPO eq. 11): a group whose rollouts are all right or all wrong is dropped and
+replaced, round after round, until the batch is full or `max_rounds` is reached. Groups beyond a
+full batch are carried over to the next one; their tokens keep the log-probabilities of the
+policy that sampled them, so the importance ratio accounts for the step in between.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from nanoscout.engine.protocol import Engine, Sampling
+from nanoscout.questions.sampler import QuestionStream
+from nanoscout.recipe import StageSpec
+from nanoscout.records import Question, StopReason, Trajectory
+from nanoscout.rewards import Scores, score
+from nanoscout.rewards.correctness import correctness
+from nanoscout.rewards.overlong import soft_overlong
+from nanoscout.rlvr.advantage import group_advantages, is_informative
+from nanoscout.rlvr.packing import Sample
+from nanoscout.rollout.environment import Environment
+from nanoscout.rollout.episode import Limits
+from nanoscout.rollout.rollout import EpisodeRequest, run_episodes
+from nanoscout.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class Group:
+    """The scored rollouts of one question."""
+
+    question: Question
+    trajectories: list[Trajectory]
+    scores: list[Scores]
+
+    @property
+    def correctness(self) -> list[float]:
+        return [correctness(trajectory) for trajectory in self.trajectories]
+
+    @property
+    def informative(self) -> bool:
+        return len(self.trajectories) > 1 and is_informative(self.correctness)
+
+    def samples(self, mask_cut: bool) -> list[Sample]:
+        """What the learner trains on: all rollouts count in the advantages; those that a budget
+        cut are left out of the loss where `mask_cut`."""
+        advantages = group_advantages([scores.total for scores in self.scores]).tolist()
+        return [
+            Sample(trajectory.token_ids, trajectory.sampled, trajectory.logprobs, advantage)
+            for trajectory, advantage in zip(self.trajectories, advantages, strict=True)
+            if advantage != 0.0
+            and trajectory.sampled_tokens
+            and not (mask_cut and trajectory.stop.cut_by_budget)
+        ]
+
+
+GROUPS = TypeAdapter(list[Group])
+"""Groups to and from JSON, for checkpoints."""
+
+
+@dataclass
+class StageProgress:
+    """Where a stage stands; all that the next batch depends on besides the weights."""
+
+    cursor: int = 0
+    """Questions drawn so far."""
+    carried: list[Group] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"cursor": self.cursor, "carried": GROUPS.dump_python(self.carried, mode="json")}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "StageProgress":
+        return cls(data["cursor"], GROUPS.validate_python(data["carried"]))
+
+
+@dataclass(frozen=True)
+class Batch:
+    groups: list[Group]
+    """The groups to train on, at most the stage's `groups`."""
+    fresh: list[Group]
+    """All groups rolled out for this batch, dropped ones included: what the policy does now."""
+    rounds: int
+    unavailable: int
+    """Trajectories lost to a tool that failed; they count nowhere."""
+
+    @property
+    def dropped(self) -> int:
+        return sum(not group.informative for group in self.fresh)
+
+
+class Collector:
+    """Collects the batches of one stage."""
+
+    def __init__(
+        self,
+        stage: StageSpec,
+        stream: QuestionStream,
+        environment: Environment,
+        engine: Engine,
+        seed: int,
+    ):
+        self.stage = stage
+        self._stream = stream
+        self._environment = environment
+        self._engine = engine
+        self._seed = seed
+        self._limits = Limits(
+            stage.context, stage.turns, stage.turn_tokens, stage.malformed_turns
+        )
+
+    async def collect(
+        self,
+        progress: StageProgress,
+        on_done: Callable[[Trajectory], None] = lambda trajectory: None,
+    ) -> Batch:
+        """Advance `progress` by one batch."""
+        stage = self.stage
+        kept, progress.carried = progress.carried, []
+        fresh: list[Group] = []
+        unavailable = rounds = 0
+        while len(kept) < stage.groups and rounds < stage.max_rounds:
+            rounds += 1
+            groups, lost = await self._roll_out(progress, on_done)
+            unavailable += lost
+            fresh += groups
+            kept += [g for g in groups if g.informative or not stage.dynamic_sampling]
+        progress.carried = kept[stage.groups :]
+        return Batch(kept[: stage.groups], fresh, rounds, unavailable)
+
+    async def _roll_out(
+        self, progress: StageProgress, on_done: Callable[[Trajectory], None]
+    ) -> tuple[list[Group], int]:
+        """One round: a full batch of new questions, `group_size` rollouts of each."""
+        stage = self.stage
+        self._stream.cursor = progress.cursor
+        questions = [self._stream.next() for _ in range(stage.groups)]
+        sampling = Sampling(temperature=stage.temperature)
+        requests = [
+            EpisodeRequest(
+                question,
+                sampling,
+                derive_seed(self._seed, stage.name, progress.cursor + number, index),
+            )
+            for number, question in enumerate(questions)
+            for index in range(stage.group_size)
+        ]
+        progress.cursor += len(questions)
+        trajectories = await run_episodes(
+            requests,
+            self._environment,
+            self._engine,
+            self._limits,
+            examples=stage.examples,
+            on_done=on_done,
+        )
+        usable = [t for t in trajectories if t.stop is not StopReason.TOOL_UNAVAILABLE]
+        groups = []
+        for number, question in enumerate(questions):
+            first = number * stage.group_size
+            members = [
+                trajectory
+                for trajectory in trajectories[first : first + stage.group_size]
+                if trajectory.stop is not StopReason.TOOL_UNAVAILABLE
+            ]
+            groups.append(Group(question, members, [self._score(t) for t in members]))
+        return groups, len(trajectories) - len(usable)
+
+    def _score(self, trajectory: Trajectory) -> Scores:
+        scores = score(trajectory, self.stage.rewards)
+        if self.stage.overlong is None:
+            return scores
+        penalty = soft_overlong(
+            trajectory.sampled_tokens,
+            self.stage.overlong.max_tokens,
+            self.stage.overlong.cache_tokens,
+        )
+        return Scores({**scores.parts, "overlong": penalty}, scores.total + penalty)

@@ -1,0 +1,80 @@
+"""AdamW on float32 master weights, behind a model whose own weights may be bfloat16.
+
+Gradients are summed in float32: as soon as autograd has finished a parameter's gradient, a hook
+adds it to the master's and frees it. So micro-batches may be many and small without losing bits.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nanoscout.recipe import OptimiserSpec
+
+
+class MasterAdamW:
+    def __init__(self, model: nn.Module, spec: OptimiserSpec):
+        self.spec = spec
+        self._params = [param for param in model.parameters() if param.requires_grad]
+        self._masters = [param.detach().float().clone() for param in self._params]
+        self._adamw = torch.optim.AdamW(
+            self._masters,
+            lr=spec.lr,
+            betas=spec.betas,
+            weight_decay=spec.weight_decay,
+            fused=True,
+        )
+        for param, master in zip(self._params, self._masters, strict=True):
+            param.register_post_accumulate_grad_hook(_accumulate_into(master))
+
+    def step(self, update: int) -> tuple[float, float]:
+        """Clip, update the masters, copy them to the model; returns (gradient norm, lr).
+
+        `update` counts optimiser steps from 0; the learning rate rises linearly over
+        `warmup_steps` and then stays.
+        """
+        lr = self.spec.lr * min(1.0, (update + 1) / (self.spec.warmup_steps + 1))
+        for group in self._adamw.param_groups:
+            group["lr"] = lr
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._masters, self.spec.clip_grad_norm, error_if_nonfinite=True
+        )
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
+        self._publish()
+        return norm.item(), lr
+
+    def gradients(self) -> list[Tensor]:
+        """The float32 gradients collected since the last step, one a parameter (zeros where none)."""
+        return [
+            torch.zeros_like(master) if master.grad is None else master.grad
+            for master in self._masters
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"masters": self._masters, "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for master, saved in zip(self._masters, state["masters"], strict=True):
+                master.copy_(saved)
+        self._adamw.load_state_dict(state["adamw"])
+        self._publish()
+
+    def _publish(self) -> None:
+        with torch.no_grad():
+            for param, master in zip(self._params, self._masters, strict=True):
+                param.copy_(master)
+
+
+def _accumulate_into(master: Tensor) -> Any:
+    def hook(param: Tensor) -> None:
+        gradient = param.grad
+        assert gradient is not None
+        if master.grad is None:
+            master.grad = gradient.float() if gradient.dtype != torch.float32 else gradient
+        else:
+            master.grad.add_(gradient)
+        param.grad = None
+
+    return hook

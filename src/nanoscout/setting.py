@@ -1,0 +1,83 @@
+"""Setting the stage: corpus, index, tools, prompt and model of a recipe, put together in a folder.
+
+What a conversation needs besides the model lies in the run's folder (`index/`, `environment.json`),
+so that a trained model is asked in exactly the environment it was trained in.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanoscout.dialogue.format import XmlFormat
+from nanoscout.dialogue.template import Dialogue
+from nanoscout.engine.torch_engine import TorchEngine
+from nanoscout.errors import UserError
+from nanoscout.files import write_json
+from nanoscout.models import load_model
+from nanoscout.questions import QuestionSet
+from nanoscout.recipe import ModelSpec, Recipe, load_recipe
+from nanoscout.rollout.environment import Environment
+from nanoscout.rollout.worked_examples import work_examples
+from nanoscout.search.index import SearchIndex
+from nanoscout.tools.search_tools import Visit, WebSearch
+from nanoscout.tools.toolbox import Toolbox
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model in its environment, ready to converse."""
+
+    model: PreTrainedModel
+    environment: Environment
+    engine: TorchEngine
+    index: SearchIndex
+
+
+def set_up(recipe: Recipe, folder: Path, questions: QuestionSet) -> Setting:
+    """Index the corpus and work the examples, unless an earlier start has done it."""
+    if not (folder / "index").exists():
+        SearchIndex.build(questions.passages, folder / "index")
+    prompt_file = folder / "environment.json"
+    if not prompt_file.exists():
+        fmt = XmlFormat()
+        toolbox = _toolbox(recipe, SearchIndex.open(folder / "index"))
+        examples = asyncio.run(
+            work_examples(recipe.dialogue, questions.examples, questions.passages, toolbox, fmt)
+        )
+        system = recipe.dialogue.system or fmt.system_prompt(toolbox.specs)
+        write_json(prompt_file, {"system": system, "examples": examples})
+    return _setting(recipe, folder, recipe.model)
+
+
+def open_setting(folder: Path, model: str = "") -> tuple[Recipe, Setting]:
+    """A run's environment with its trained model, or with another one."""
+    for needed in ("recipe.toml", "environment.json", "index"):
+        if not (folder / needed).exists():
+            raise UserError(f"{folder}: no run here ({needed} is missing); see nanoscout train")
+    if not model and not (folder / "model").exists():
+        raise UserError(f"{folder}: not trained yet; finish it with nanoscout train --resume")
+    recipe = load_recipe(folder / "recipe.toml")
+    spec = recipe.model.model_dump() | {"source": model or str(folder / "model")}
+    return recipe, _setting(recipe, folder, ModelSpec(**spec))
+
+
+def _setting(recipe: Recipe, folder: Path, model_spec: ModelSpec) -> Setting:
+    prompt = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    model, tokenizer = load_model(model_spec)
+    index = SearchIndex.open(folder / "index")
+    environment = Environment(
+        dialogue=Dialogue(tokenizer, XmlFormat(), recipe.dialogue.thinking),
+        toolbox=_toolbox(recipe, index),
+        system=prompt["system"],
+        examples=tuple(prompt["examples"]),
+        repeat_question=recipe.dialogue.repeat_question,
+    )
+    context = max([recipe.evaluation.context, *(stage.context for stage in recipe.stage)])
+    engine = TorchEngine(model, concurrency=recipe.engine.concurrency, context=context)
+    return Setting(model, environment, engine, index)
+
+
+def _toolbox(recipe: Recipe, index: SearchIndex) -> Toolbox:
+    return Toolbox([WebSearch(index, recipe.search), Visit(index, recipe.search)])
