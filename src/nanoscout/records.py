@@ -80,6 +80,16 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """What a model is told of a tool."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    """JSON schema of the arguments (an object)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     name: str
     args: dict[str, Any]

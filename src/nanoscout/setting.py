@@ -14,7 +14,7 @@ from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.errors import UserError
 from nanoscout.files import write_json
-from nanoscout.models import load_model
+from nanoscout.models import generation_stop_ids, load_model
 from nanoscout.questions import QuestionSet
 from nanoscout.recipe import ModelSpec, Recipe, load_recipe
 from nanoscout.rollout.environment import Environment
@@ -68,7 +68,12 @@ def _setting(recipe: Recipe, folder: Path, model_spec: ModelSpec) -> Setting:
     model, tokenizer = load_model(model_spec)
     index = SearchIndex.open(folder / "index")
     environment = Environment(
-        dialogue=Dialogue(tokenizer, XmlFormat(), recipe.dialogue.thinking),
+        dialogue=Dialogue(
+            tokenizer,
+            XmlFormat(),
+            recipe.dialogue.thinking,
+            stop_ids=generation_stop_ids(model),
+        ),
         toolbox=_toolbox(recipe, index),
         system=prompt["system"],
         examples=tuple(prompt["examples"]),

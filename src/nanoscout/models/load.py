@@ -16,7 +16,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,
+    RepositoryNotFoundError,
+    StrictDataclassError,
+)
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -62,7 +67,9 @@ def save_model(
     An earlier model in `folder` is replaced; a folder that holds anything else is refused.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
+    if folder.is_file() or (
+        folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").exists()
+    ):
         raise UserError(f"{folder}: holds something other than a model; name another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
@@ -86,9 +93,10 @@ def generation_stop_ids(model: PreTrainedModel) -> frozenset[int]:
 def _load_pretrained(source: str, dtype: torch.dtype) -> PreTrainedModel:
     location, options = _locate(source)
     with _quiet(), _readable(source):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             location, dtype=dtype, output_loading_info=True, **options
         )
+    model, info = loaded
     if info["missing_keys"]:
         raise UserError(f"model '{source}': weights are missing: {sorted(info['missing_keys'])[0]}")
     return model
@@ -124,7 +132,7 @@ def _readable(source: str) -> Iterator[None]:
     """Turn what transformers raises for absent or broken files into one line."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"model '{source}': cannot be loaded: {reason}") from None
 
@@ -151,7 +159,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"model.device: '{name}' is no device; use auto, cuda, mps or cpu") from None
+        raise UserError(
+            f"model.device: '{name}' is no device; use auto, cuda, mps or cpu"
+        ) from None
     if (device.type == "cuda" and not cuda) or (device.type == "mps" and not mps):
         raise UserError(f"model.device: this machine has no {device.type}; use auto or cpu")
     return device

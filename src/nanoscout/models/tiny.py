@@ -1,20 +1,22 @@
 """Tiny random models with a tokenizer of their own, built in code: for tests and smoke runs.
 
 The three architectures differ in what matters to an engine: Qwen3 normalises queries and keys and
-ties its embeddings, Qwen2 has attention biases, Llama has neither. The tokenizer is byte-level
-with a few merges, so that any text round-trips and words still are several bytes long. Weights
-come from a fixed seed and the global random state is left as it was.
+ties its embeddings, Qwen2 has attention biases, Llama has neither. The tokenizer is Qwen2's
+byte-level pipeline with a few merges, so that any text (in Unicode's form NFC) round-trips.
+Weights come from a fixed seed and the global random state is left as it was.
 """
 
+from typing import Any
+
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen2Tokenizer,
     Qwen3Config,
 )
 
@@ -23,7 +25,7 @@ from nanoscout.errors import UserError
 PREFIX = "tiny:"
 SEED = 20250622
 MERGES = 128
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SPECIAL = ("<|endoftext|>", "<|im_end|>", "<|im_start|>")
 THINK = ("<think>", "</think>")
 
 # What the merges are learned from: the words that conversations are full of.
@@ -79,34 +81,32 @@ QWEN3 = """\
 def model(source: str) -> PreTrainedModel:
     """`tiny:qwen3`, `tiny:qwen2` or `tiny:llama`, float32, on the CPU."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.default_generator.manual_seed(SEED)
         return AutoModelForCausalLM.from_config(_config(source), dtype=torch.float32)
 
 
-def tokenizer(source: str) -> PreTrainedTokenizerFast:
+def tokenizer(source: str) -> Qwen2Tokenizer:
     """About 390 tokens: three special ones, the bytes, merges, and the two think tokens."""
     _config(source)
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    blank = Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(SPECIAL)},
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+    )
+    trained = blank.train_new_from_iterator(
+        TEXT.splitlines(),
         vocab_size=len(SPECIAL) + 256 + MERGES,
-        special_tokens=list(SPECIAL),
+        new_special_tokens=list(SPECIAL),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    core.train_from_iterator(TEXT.splitlines(), trainer)
-    core.add_tokens([AddedToken(token, normalized=False) for token in THINK])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        chat_template=QWEN3 if source == "tiny:qwen3" else CHATML,
-    )
+    trained.add_tokens([AddedToken(token, normalized=False) for token in THINK])
+    trained.chat_template = QWEN3 if source == "tiny:qwen3" else CHATML
+    return trained
 
 
 def _config(source: str) -> PretrainedConfig:
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": len(SPECIAL) + 256 + MERGES + len(THINK),
         "hidden_size": 64,
         "intermediate_size": 128,

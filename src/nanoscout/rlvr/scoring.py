@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from nanoscout.engine.attention import head_logits, run_layers, torch_device
+from nanoscout.rlvr.grouped_attention import grouped_attention
 from nanoscout.rlvr.packing import MicroBatch
 
 HEAD_ROWS = 256
@@ -44,10 +44,7 @@ class Prefix:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         self._computed.append((key, value))
-        output = scaled_dot_product_attention(
-            query[None], key[None], value[None], is_causal=True, scale=scaling, enable_gqa=True
-        )
-        return output[0].transpose(0, 1)
+        return grouped_attention(query, key, value, scaling)
 
     def backward(self) -> None:
         """Send what the micro-batches left on the leaves through the prefix, and free its graph."""
@@ -66,59 +63,26 @@ class Prefix:
 class BranchPlan:
     """Attention of a micro-batch: each branch sees the prefix, its ancestors and itself."""
 
-    def __init__(self, prefix: Prefix, micro_batch: MicroBatch, group: int, device: torch.device):
-        """`group`: query heads that share one key/value head."""
+    def __init__(self, prefix: Prefix, micro_batch: MicroBatch):
         self._prefix = prefix
-        self._branches = [
-            (
-                branch,
-                branch.ancestors.to(device),
-                _branch_mask(
-                    prefix.length + len(branch.ancestors), branch.end - branch.start, group, device
-                ),
-            )
-            for branch in micro_batch.branches
-        ]
+        self._branches = micro_batch.branches
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         outputs = []
-        for branch, ancestors, mask in self._branches:
+        for branch in self._branches:
             rows = slice(branch.start, branch.end)
             keys, values = key[:, rows], value[:, rows]
-            if len(ancestors):
-                keys = torch.cat([key[:, ancestors], keys], dim=1)
-                values = torch.cat([value[:, ancestors], values], dim=1)
+            if len(branch.ancestors):
+                keys = torch.cat([key[:, branch.ancestors], keys], dim=1)
+                values = torch.cat([value[:, branch.ancestors], values], dim=1)
             if self._prefix.length:
                 prefix_key, prefix_value = self._prefix.layers[layer]
                 keys = torch.cat([prefix_key, keys], dim=1)
                 values = torch.cat([prefix_value, values], dim=1)
-            outputs.append(_grouped_attention(query[:, rows], keys, values, mask, scaling))
+            outputs.append(grouped_attention(query[:, rows], keys, values, scaling))
         return torch.cat(outputs, dim=0)
-
-
-def _branch_mask(past: int, new: int, group: int, device: torch.device) -> Tensor:
-    """bool [group * new, past + new]: all of the past, and causally itself."""
-    own = torch.ones(new, new, dtype=torch.bool, device=device).tril()
-    mask = torch.cat([own.new_ones(new, past), own], dim=1)
-    return mask.repeat(group, 1)
-
-
-def _grouped_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float
-) -> Tensor:
-    """query [heads, n, d], key/value [kv_heads, L, d], mask [group * n, L] -> [n, heads, d].
-
-    The query heads that share a key/value head become further rows of it: nothing is repeated.
-    """
-    heads, rows, width = query.shape
-    kv_heads = key.shape[0]
-    folded = query.reshape(kv_heads, -1, width)
-    output = scaled_dot_product_attention(
-        folded[None], key[None], value[None], attn_mask=mask, scale=scaling
-    )
-    return output.reshape(heads, rows, width).transpose(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +103,7 @@ def score_tokens(
 ) -> TokenScores:
     """Score a micro-batch under softmax(logits / temperature), banned tokens left out."""
     device = torch_device(model)
-    config = model.config
-    group = config.num_attention_heads // config.num_key_value_heads
-    plan = BranchPlan(prefix, micro_batch, group, device)
+    plan = BranchPlan(prefix, micro_batch)
     hidden = run_layers(
         model, micro_batch.token_ids.to(device), micro_batch.positions.to(device), plan
     )

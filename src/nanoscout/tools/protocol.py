@@ -5,22 +5,15 @@ A call that the *model* got wrong (unknown page, missing argument) returns a `To
 time-out after retries) raises `ToolUnavailable`: the episode is dropped, never scored 0.
 """
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nanoscout.records import ToolResult
+from nanoscout.records import ToolResult, ToolSpec
+
+__all__ = ["Tool", "ToolSpec", "ToolUnavailable"]
 
 
 class ToolUnavailable(Exception):
     """The tool could not be reached, after its retries."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolSpec:
-    name: str
-    description: str
-    parameters: dict[str, Any]
-    """JSON schema of the arguments (an object)."""
 
 
 class Tool(Protocol):

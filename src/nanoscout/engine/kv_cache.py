@@ -1,0 +1,124 @@
+"""Keys and values of many conversations, kept between their turns.
+
+Each conversation has a *slot*. Slots lie in *blocks* of a few rows; a block's tensors are as long
+as its longest conversation needs and grow with it: memory follows use, not the context limit.
+Occupied slots are always the first ones: whoever leaves is replaced by the last, so that decoding
+works on whole, contiguous rows. Keys are stored transposed, as the product with a query
+wants them: on a CPU in bfloat16 that halves the time of decoding's attention.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+ROWS = 8
+"""Slots of a block: more share a kernel call, fewer are padded to the longest of them."""
+GRAIN = 128
+"""A block's capacity is a multiple of this many tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "CacheShape":
+        config = model.config
+        heads = config.num_attention_heads
+        return cls(
+            layers=config.num_hidden_layers,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            dtype=model.dtype,
+            device=model.device,
+        )
+
+
+class KvBlock:
+    """A few rows of cache: per layer, keys [rows, kv_heads, head_dim, capacity] and values
+    [rows, kv_heads, capacity, head_dim]. Unused places hold finite numbers, never NaN."""
+
+    def __init__(self, shape: CacheShape, rows: int):
+        self.capacity = 0
+        nothing = torch.empty(0, dtype=shape.dtype, device=shape.device)
+        by_head = (rows, shape.kv_heads, shape.head_dim)
+        self.keys = [nothing.view(*by_head, 0)] * shape.layers
+        self.values = [nothing.view(*by_head[:2], 0, by_head[2])] * shape.layers
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` in each row, growing by a quarter at least."""
+        if tokens <= self.capacity:
+            return
+        wanted = max(tokens, self.capacity * 5 // 4)
+        capacity = -(-wanted // GRAIN) * GRAIN
+        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            self.keys[layer] = keys.new_zeros(*keys.shape[:3], capacity)
+            self.keys[layer][..., : self.capacity] = keys
+            self.values[layer] = values.new_zeros(*values.shape[:2], capacity, values.shape[3])
+            self.values[layer][:, :, : self.capacity] = values
+        self.capacity = capacity
+
+    def write(self, layer: int, row: int, start: int, key: Tensor, value: Tensor) -> None:
+        """Store key and value [kv_heads, n, head_dim] of tokens start to start + n of a row."""
+        stop = start + key.shape[1]
+        self.keys[layer][row, :, :, start:stop] = key.transpose(1, 2)
+        self.values[layer][row, :, start:stop] = value
+
+    def copy(self, row: int, source: "KvBlock", source_row: int, start: int, stop: int) -> None:
+        """Take tokens start to stop over from a row of `source`."""
+        self.reserve(stop)
+        for layer in range(len(self.keys)):
+            keys, values = source.keys[layer][source_row], source.values[layer][source_row]
+            self.keys[layer][row, ..., start:stop] = keys[..., start:stop]
+            self.values[layer][row, :, start:stop] = values[:, start:stop]
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A conversation's place in the cache."""
+
+    index: int
+    shares_prefix: bool
+    """Whether the engine's shared prefix comes before the slot's own tokens."""
+    length: int = 0
+    """Own tokens whose keys and values are stored."""
+
+
+class KvCache:
+    def __init__(self, shape: CacheShape, rows: int = ROWS):
+        self.slots: list[Slot] = []
+        self._shape = shape
+        self._rows = rows
+        self._blocks: list[KvBlock] = []
+
+    def claim(self, shares_prefix: bool) -> Slot:
+        slot = Slot(len(self.slots), shares_prefix)
+        self.slots.append(slot)
+        if slot.index == len(self._blocks) * self._rows:
+            self._blocks.append(KvBlock(self._shape, self._rows))
+        return slot
+
+    def release(self, slot: Slot) -> None:
+        last = self.slots.pop()
+        if last is not slot:
+            (block, row), (source, source_row) = self.place(slot), self.place(last)
+            block.copy(row, source, source_row, 0, last.length)
+            last.index = slot.index
+            self.slots[last.index] = last
+        del self._blocks[-(-len(self.slots) // self._rows) :]
+
+    def place(self, slot: Slot) -> tuple[KvBlock, int]:
+        """The block of a slot, and its row there."""
+        return self._blocks[slot.index // self._rows], slot.index % self._rows
+
+    def reuse(self, slot: Slot, source: Slot, length: int) -> None:
+        """Take the tokens that `slot` lacks of `source`'s first `length` ones over."""
+        (block, row), (source_block, source_row) = self.place(slot), self.place(source)
+        block.copy(row, source_block, source_row, slot.length, length)
+        slot.length = length

@@ -1,0 +1,86 @@
+"""From logits to tokens: temperature, banned tokens, top-k, top-p, and the draw itself.
+
+A draw inverts the cumulative distribution at one uniform number. That number is a pure function
+of the conversation's seed and of how many tokens it has sampled, so what it samples does not
+depend on who shares its batch. Log-probabilities are those of the untruncated distribution.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nanoscout.engine.protocol import Sampling
+
+_MASK = 2**64 - 1
+
+
+def uniform(seed: int, count: int) -> float:
+    """A number in [0, 1) for the token that follows `count` sampled ones.
+
+    SplitMix64 (Steele, Lea and Flood 2014) in its counter form: jump straight to the n-th output.
+    """
+    return (_mix(_mix(seed & _MASK) + (count + 1) * 0x9E3779B97F4A7C15) >> 11) * 2.0**-53
+
+
+def choose_tokens(
+    logits: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]
+) -> tuple[list[int], list[float]]:
+    """One token, and its log-probability, for each row of `logits` [R, vocabulary].
+
+    `samplings` and `uniforms` have one item a row; rows that are sampled alike go together.
+    """
+    alike: dict[tuple[float, float, int, frozenset[int]], list[int]] = {}
+    for row, sampling in enumerate(samplings):
+        key = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.banned_ids)
+        alike.setdefault(key, []).append(row)
+    token_ids, logprobs = [0] * len(samplings), [0.0] * len(samplings)
+    for rows in alike.values():
+        # A copy in any case: the logits are scaled and masked in place.
+        part = (logits if len(alike) == 1 else logits[rows]).to(torch.float32, copy=True)
+        chosen, scores = _choose(part, samplings[rows[0]], [uniforms[row] for row in rows])
+        for row, token_id, logprob in zip(rows, chosen.tolist(), scores.tolist(), strict=True):
+            token_ids[row], logprobs[row] = token_id, logprob
+    return token_ids, logprobs
+
+
+def _choose(logits: Tensor, sampling: Sampling, uniforms: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Tokens [R] and log-probabilities [R] for float32 `logits` [R, vocabulary]."""
+    if sampling.temperature > 0:
+        logits /= sampling.temperature
+    if sampling.banned_ids:
+        logits[:, sorted(sampling.banned_ids)] = float("-inf")
+    log_total = logits.logsumexp(-1, keepdim=True)
+    if sampling.temperature == 0:
+        chosen = logits.argmax(-1, keepdim=True)
+    elif 0 < sampling.top_k < logits.shape[-1] or sampling.top_p < 1:
+        kept = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
+        best, candidates = logits.topk(kept)
+        probabilities = best.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities[before >= sampling.top_p] = 0
+        chosen = candidates.gather(-1, _invert(probabilities, uniforms))
+    else:
+        chosen = _invert((logits - log_total).exp_(), uniforms)
+    return chosen[:, 0], (logits.gather(-1, chosen) - log_total)[:, 0]
+
+
+def _invert(probabilities: Tensor, uniforms: Sequence[float]) -> Tensor:
+    """Where each row's cumulative sum first exceeds its uniform number, [R, 1].
+
+    The sum only grows at a positive probability, and the target stays below the row's total: a
+    token of probability zero is never chosen.
+    """
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    target = torch.tensor(uniforms, dtype=torch.float64, device=total.device)[:, None] * total
+    below = torch.nextafter(total, torch.zeros_like(total))
+    return torch.searchsorted(cumulative, torch.minimum(target, below), right=True)
+
+
+def _mix(value: int) -> int:
+    """SplitMix64's finaliser, a bijection of 64-bit numbers."""
+    value &= _MASK
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
+    return value ^ (value >> 31)

@@ -1,0 +1,41 @@
+"""What a result page shows of a document: its first characters, or a window around the query."""
+
+import re
+
+_WORD = re.compile(r"\w+")
+
+
+def first_characters(text: str, length: int) -> str:
+    """The beginning of `text`, at most `length` characters, cut at a word."""
+    text = " ".join(text[: 2 * length].split())
+    return text if len(text) <= length else _cut(text, length) + " …"
+
+
+def query_window(text: str, query: str, length: int) -> str:
+    """The stretch of `text` that holds most of the query's distinct words; the first of equals."""
+    words = {match.group().lower() for match in _WORD.finditer(query)}
+    hits = [
+        (match.start(), match.group().lower())
+        for match in _WORD.finditer(text)
+        if match.group().lower() in words
+    ]
+    best, start, left = 0, 0, 0
+    for right, (position, _) in enumerate(hits):
+        while position - hits[left][0] > length * 3 // 4:
+            left += 1
+        found = len({word for _, word in hits[left : right + 1]})
+        if found > best:
+            best, start = found, hits[left][0]
+    start = _word_start(text, max(0, start - length // 8))
+    window = first_characters(text[start:], length)
+    return f"… {window}" if start else window
+
+
+def _word_start(text: str, position: int) -> int:
+    """The nearest beginning of a word at or before `position`."""
+    return text.rfind(" ", 0, position) + 1 if position else 0
+
+
+def _cut(text: str, length: int) -> str:
+    end = text.rfind(" ", 0, length + 1)
+    return text[: end if end > 0 else length]
