@@ -65,9 +65,7 @@ def evaluate(
     questions: Annotated[
         int | None, typer.Option(min=1, help="Ask only the first so many held-out questions.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write the figures as JSON.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the figures as JSON.")] = None,
 ) -> None:
     """Ask a model a run's held-out questions and count the right answers."""
     from nanoscout.run import evaluate_run

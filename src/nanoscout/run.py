@@ -27,21 +27,21 @@ from nanoscout.evaluation.comparison import compare, comparison_table, evaluatio
 from nanoscout.evaluation.curves import draw_curves
 from nanoscout.evaluation.evaluate import EVALUATION, Evaluation, evaluate
 from nanoscout.files import write_json, write_text
-from nanoscout.models import save_model
+from nanoscout.models import load_model, save_model
 from nanoscout.progress import ConsoleReporter
 from nanoscout.questions import QuestionSet, load_questions
-from nanoscout.recipe import Recipe, dump_recipe, load_recipe
+from nanoscout.recipe import Recipe, load_recipe
 from nanoscout.rewards import check_names
 from nanoscout.rlvr.trainer import Trainer
-from nanoscout.setting import Setting, open_setting, set_up
+from nanoscout.setting import Setting, make_setting, open_setting, prepare_folder
 
 
 def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -> dict[str, Any]:
     """Carry a run out, or what is left of it; returns its summary."""
     for stage in recipe.stage:
         check_names(stage.rewards)
-    done = _claim_folder(recipe, folder, resume)
-    if done:
+    _check_folder(recipe, folder, resume)
+    if (folder / "summary.json").exists():
         console.print(f"{folder} is a finished run.")
         return _show(recipe, folder, console)
     questions = load_questions(recipe.questions, recipe.seed)
@@ -49,7 +49,10 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
         f"{len(questions.passages):,} pages, {len(questions.train):,} training and "
         f"{len(questions.held_out):,} held-out questions."
     )
-    setting = set_up(recipe, folder, questions)
+    model, tokenizer = load_model(recipe.model)
+    if not (folder / "recipe.toml").exists():
+        prepare_folder(recipe, folder, questions)
+    setting = make_setting(recipe, folder, model, tokenizer)
     with ConsoleReporter(recipe, console) as reporter:
         before = _evaluate_once("before", recipe, folder, setting, questions, reporter)
         trainer = Trainer(
@@ -110,15 +113,13 @@ def evaluate_run(
     return figures
 
 
-def _claim_folder(recipe: Recipe, folder: Path, resume: bool) -> bool:
-    """Make `folder` this recipe's run folder; True if it holds this very run, finished."""
+def _check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Raise UserError unless `folder` is free, or holds this very run and may be gone on with."""
     stored = folder / "recipe.toml"
     if not stored.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} is not empty and holds no run; choose another with --out")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(stored, dump_recipe(recipe))
-        return False
+        return
     if load_recipe(stored) != recipe:
         raise UserError(
             f"{folder} holds a run of another recipe (see {stored}); choose another with --out"
@@ -128,7 +129,6 @@ def _claim_folder(recipe: Recipe, folder: Path, resume: bool) -> bool:
             f"{folder} already holds this run; add --resume to go on with it, or choose another "
             "folder with --out"
         )
-    return (folder / "summary.json").exists()
 
 
 def _evaluate_once(
@@ -186,8 +186,7 @@ def _show(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:
     )
     example = json.loads((folder / "evaluation" / "after.jsonl").read_text().split("\n", 1)[0])
     console.print(
-        "Ask the new model:  "
-        f"nanoscout ask --run {folder} \"{example['question']['text']}\"",
+        f'Ask the new model:  nanoscout ask --run {folder} "{example["question"]["text"]}"',
         soft_wrap=True,
         highlight=False,
     )

@@ -6,23 +6,25 @@ so that a trained model is asked in exactly the environment it was trained in.
 
 import asyncio
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nanoscout.dialogue.format import XmlFormat
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.errors import UserError
-from nanoscout.files import write_json
+from nanoscout.files import write_json, write_text
 from nanoscout.models import generation_stop_ids, load_model
 from nanoscout.questions import QuestionSet
-from nanoscout.recipe import ModelSpec, Recipe, load_recipe
+from nanoscout.recipe import ModelSpec, Recipe, dump_recipe, load_recipe
 from nanoscout.rollout.environment import Environment
 from nanoscout.rollout.worked_examples import work_examples
 from nanoscout.search.index import SearchIndex
 from nanoscout.tools.search_tools import Visit, WebSearch
 from nanoscout.tools.toolbox import Toolbox
-from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,26 @@ class Setting:
     index: SearchIndex
 
 
-def set_up(recipe: Recipe, folder: Path, questions: QuestionSet) -> Setting:
-    """Index the corpus and work the examples, unless an earlier start has done it."""
-    if not (folder / "index").exists():
-        SearchIndex.build(questions.passages, folder / "index")
-    prompt_file = folder / "environment.json"
-    if not prompt_file.exists():
+def prepare_folder(recipe: Recipe, folder: Path, questions: QuestionSet) -> None:
+    """Make a run's folder with recipe, index and worked examples; it appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        index = SearchIndex.build(questions.passages, partial / "index")
         fmt = XmlFormat()
-        toolbox = _toolbox(recipe, SearchIndex.open(folder / "index"))
+        toolbox = _toolbox(recipe, index)
         examples = asyncio.run(
             work_examples(recipe.dialogue, questions.examples, questions.passages, toolbox, fmt)
         )
         system = recipe.dialogue.system or fmt.system_prompt(toolbox.specs)
-        write_json(prompt_file, {"system": system, "examples": examples})
-    return _setting(recipe, folder, recipe.model)
+        write_json(partial / "environment.json", {"system": system, "examples": examples})
+        write_text(partial / "recipe.toml", dump_recipe(recipe))
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def open_setting(folder: Path, model: str = "") -> tuple[Recipe, Setting]:
@@ -60,12 +68,14 @@ def open_setting(folder: Path, model: str = "") -> tuple[Recipe, Setting]:
         raise UserError(f"{folder}: not trained yet; finish it with nanoscout train --resume")
     recipe = load_recipe(folder / "recipe.toml")
     spec = recipe.model.model_dump() | {"source": model or str(folder / "model")}
-    return recipe, _setting(recipe, folder, ModelSpec(**spec))
+    return recipe, make_setting(recipe, folder, *load_model(ModelSpec(**spec)))
 
 
-def _setting(recipe: Recipe, folder: Path, model_spec: ModelSpec) -> Setting:
+def make_setting(
+    recipe: Recipe, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Setting:
+    """Put a model into the environment that lies in `folder`."""
     prompt = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    model, tokenizer = load_model(model_spec)
     index = SearchIndex.open(folder / "index")
     environment = Environment(
         dialogue=Dialogue(

@@ -30,7 +30,12 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     hops = sorted({h for result in summary.values() for h in result["by_hops"]})
     table = Table()
     table.add_column("sampling")
-    for column in (*(f"{h} hop{'s' if h != '1' else ''}" for h in hops), "all", "calls", "answered"):
+    for column in (
+        *(f"{h} hop{'s' if h != '1' else ''}" for h in hops),
+        "all",
+        "calls",
+        "answered",
+    ):
         table.add_column(column, justify="right")
     for mode, result in summary.items():
         shares = [result["by_hops"][h] for h in hops] + [result]

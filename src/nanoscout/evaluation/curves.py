@@ -71,7 +71,11 @@ def _lines(
     """One line a series, smoothed over five steps within a stage, the raw values behind it."""
     axis.set_title(title, fontsize=10)
     for name, values in series.items():
-        points = [(r["step"], v, r["stage"]) for r, v in zip(records, values, strict=True) if v is not None]
+        points = [
+            (r["step"], v, r["stage"])
+            for r, v in zip(records, values, strict=True)
+            if v is not None
+        ]
         if not points:
             continue
         steps = [point[0] for point in points]

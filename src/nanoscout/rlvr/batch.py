@@ -107,9 +107,7 @@ class Collector:
         self._environment = environment
         self._engine = engine
         self._seed = seed
-        self._limits = Limits(
-            stage.context, stage.turns, stage.turn_tokens, stage.malformed_turns
-        )
+        self._limits = Limits(stage.context, stage.turns, stage.turn_tokens, stage.malformed_turns)
 
     async def collect(
         self,

@@ -52,9 +52,7 @@ class _GroupedAttention(torch.autograd.Function):
                 torch.bmm(above, value.transpose(1, 2)), flat, -1, flat.dtype
             )
             grad_query[:, :, rows] = torch.bmm(grad_scores, key).view_as(grad_query[:, :, rows])
-            block_key = torch.bmm(
-                grad_scores.transpose(1, 2), grouped[:, :, rows].flatten(1, 2)
-            )
+            block_key = torch.bmm(grad_scores.transpose(1, 2), grouped[:, :, rows].flatten(1, 2))
             block_value = torch.bmm(flat.transpose(1, 2), above)
             grad_key = block_key if grad_key is None else grad_key + block_key
             grad_value = block_value if grad_value is None else grad_value + block_value

@@ -49,9 +49,7 @@ class Learner:
         self._microbatch_tokens = optimiser.microbatch_tokens
         self._dapo = dapo
         self._banned_ids = tuple(banned_ids)
-        self._reference = (
-            copy.deepcopy(model).requires_grad_(False) if dapo.kl > 0 else None
-        )
+        self._reference = copy.deepcopy(model).requires_grad_(False) if dapo.kl > 0 else None
 
     def step(self, samples: Sequence[Sample], temperature: float = 1.0) -> StepStats:
         """Update the model on `samples`, all of them with at least one sampled token."""

@@ -130,8 +130,12 @@ def _micro_batch(samples: list[Sample], prefix: int) -> MicroBatch:
         token_ids.extend(tail[shared:])
         positions.extend(range(prefix + shared, prefix + len(tail)))
         if len(tail) > shared:
-            branches.append(Branch(start, len(token_ids), torch.tensor(rows[:shared], dtype=torch.long)))
-        for position, (token, sampled) in enumerate(zip(tail, sample.sampled[prefix:], strict=True)):
+            branches.append(
+                Branch(start, len(token_ids), torch.tensor(rows[:shared], dtype=torch.long))
+            )
+        for position, (token, sampled) in enumerate(
+            zip(tail, sample.sampled[prefix:], strict=True)
+        ):
             if sampled:
                 row = rows[position - 1]
                 source = predictor_index.setdefault(row, len(predictor_index))

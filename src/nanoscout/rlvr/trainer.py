@@ -181,7 +181,10 @@ class Trainer:
         save_checkpoint(
             self.folder / "checkpoints",
             self.position.step,
-            tensors={"optimiser": self.learner.optimiser.state_dict(), "rng": torch.get_rng_state()},
+            tensors={
+                "optimiser": self.learner.optimiser.state_dict(),
+                "rng": torch.get_rng_state(),
+            },
             state={
                 "position": vars(self.position),
                 "progress": self.progress.to_json(),

@@ -118,9 +118,7 @@ async def _converse(
         new_ids = environment.after_turn(generation.token_ids, trajectory.question, turn.result)
 
 
-def _append(
-    trajectory: Trajectory, new_ids: list[int], generation: Generation, text: str
-) -> Turn:
+def _append(trajectory: Trajectory, new_ids: list[int], generation: Generation, text: str) -> Turn:
     """Record given and sampled tokens; the turn counts as unclosed until it has been parsed."""
     trajectory.token_ids += [*new_ids, *generation.token_ids]
     trajectory.sampled += [False] * len(new_ids) + [True] * len(generation.token_ids)

@@ -39,9 +39,7 @@ async def work_examples(
             question, turns = await _draw(example, free, urls, toolbox, number)
             free.remove(question)
             question_text, answer = question.text, question.answer
-        examples.append(
-            example_messages(question_text, turns, answer, fmt, spec.repeat_question)
-        )
+        examples.append(example_messages(question_text, turns, answer, fmt, spec.repeat_question))
     return tuple(examples)
 
 

@@ -1,0 +1,5 @@
+"""`python -m nanoscout` is the installed command."""
+
+from nanoscout.cli import main
+
+main()
