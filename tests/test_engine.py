@@ -17,25 +17,26 @@ from transformers import (
 )
 
 from nanoscout.engine import torch_engine
+from nanoscout.engine.kv_cache import CacheShape, KvCache, Slot
 from nanoscout.engine.protocol import Finish, Generation, Sampling
 from nanoscout.engine.sampling import choose_tokens, uniform
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.errors import UserError
 
 VOCABULARY = 97
-SHAPE = dict(
-    vocab_size=VOCABULARY,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    max_position_embeddings=2048,
-    initializer_range=0.3,
-    bos_token_id=None,
-    eos_token_id=None,
-    pad_token_id=None,
-)
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 CONFIGS = {
     "llama": LlamaConfig(**SHAPE | {"hidden_size": 48}, tie_word_embeddings=True),
     "qwen2": Qwen2Config(**SHAPE | {"hidden_size": 48}),
@@ -189,7 +190,7 @@ def test_identical_histories_are_computed_once(prefix_length: int) -> None:
         first = await conversation.generate(prompt, GREEDY)
         same(first, reference(original, prompt, 12))
         history = prompt + first.token_ids + result
-        second = await conversation.generate(result + [number], GREEDY)
+        second = await conversation.generate([*result, number], GREEDY)
         same(second, reference(original, [*history, number], 12))
         conversation.close()
 
@@ -239,6 +240,39 @@ def test_a_growing_cache_keeps_what_it_holds() -> None:
     assert long.logprobs == pytest.approx(
         scored(original, tokens(500, 1) + long.token_ids, 300), abs=2e-4
     )
+
+
+def test_slots_keep_their_contents_while_others_leave_and_blocks_change_size() -> None:
+    shape = CacheShape(2, kv_heads=3, head_dim=4, dtype=torch.float32, device=torch.device("cpu"))
+    cache = KvCache(shape, rows=4)
+    rng = random.Random(0)
+    expected: dict[Slot, torch.Tensor] = {}
+    for _ in range(300):
+        if expected and rng.random() < 0.45:
+            slot = rng.choice(list(expected))
+            del expected[slot]
+            cache.release(slot)
+        else:
+            slot, length = cache.claim(shares_prefix=False), rng.choice([1, 5, 70, 700])
+            cache.make_room({slot: length})
+            block, row = cache.place(slot)
+            expected[slot] = torch.rand(2, 2, 3, length, 4)
+            for layer in range(2):
+                block.write(layer, row, 0, *expected[slot][layer])
+            slot.length = length
+        for number, slot in enumerate(cache.slots):
+            assert slot.index == number
+            block, row = cache.place(slot)
+            for layer in range(2):
+                keys, values = expected[slot][layer]
+                assert block.keys[layer][row, :, :, : slot.length].equal(keys.transpose(1, 2))
+                assert block.values[layer][row, :, : slot.length].equal(values)
+                assert block.values[layer].isfinite().all()
+    for slot in list(expected):
+        cache.release(slot)
+        cache.make_room({})
+        longest = max((slot.length for slot in cache.slots), default=0)
+        assert all(cache.place(slot)[0].capacity <= longest * 4 / 3 + 64 for slot in cache.slots)
 
 
 def test_sampled_tokens_depend_on_the_seed_alone() -> None:
@@ -475,6 +509,22 @@ def test_cancellation_frees_the_slot_and_disturbs_nobody() -> None:
     engine.weights_changed()  # Raises if a slot were still held.
 
 
+def test_cancellation_at_any_moment_disturbs_nobody() -> None:
+    model = build()
+    expected = reference(copy.deepcopy(model), tokens(6, 1), 12)
+
+    async def main(engine: TorchEngine, moment: int) -> None:
+        doomed = asyncio.create_task(turn(engine, tokens(9, 0), Sampling(0, max_tokens=2)))
+        other = asyncio.create_task(turn(engine, tokens(6, 1)))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        doomed.cancel()
+        same(await other, expected)
+
+    for moment in range(40):
+        asyncio.run(main(engine_of(model), moment))
+
+
 def test_misuse_is_refused_before_anything_is_computed() -> None:
     engine = engine_of(build(), context=20)
 
@@ -536,6 +586,15 @@ def test_an_exception_inside_a_step_reaches_all_that_wait(
         same(await turn(engine, tokens(5, 9)), reference(original, tokens(5, 9), 12))
 
     asyncio.run(main())
+
+
+def test_a_diverged_model_says_so() -> None:
+    model = build()
+    with torch.no_grad():
+        model.lm_head.weight[5] = float("nan")
+    for sampling in (GREEDY, Sampling(), Sampling(top_k=5)):
+        with pytest.raises(FloatingPointError, match="diverged"):
+            run_all(turn(engine_of(model), [1, 2], sampling))
 
 
 def test_changed_weights_count_at_once() -> None:

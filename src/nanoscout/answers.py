@@ -1,4 +1,4 @@
-"""Verifiable correctness of short answers: normalise, exact match, token F1 (as in SQuAD, MuSiQue)."""
+"""Verifiable correctness of short answers: normalise, exact match, token F1."""
 
 import re
 import string
@@ -7,18 +7,20 @@ from collections import Counter
 from collections.abc import Sequence
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation + "“”‘’«»–—…·")
+_ACCENTS = re.compile("[\u0300-\u036f]")
 
 
 def normalise(text: str) -> str:
     """Lower case, no accents, punctuation or articles, single spaces.
 
-    SQuAD's normalisation after Unicode's: full-width and composed forms count as their plain ones
-    (NFKD, marks dropped), so that `Zürich` and `Zurich` are one answer.
+    SQuAD's normalisation (Rajpurkar et al. 2016; MuSiQue uses the same) after Unicode's: full-width
+    and composed forms count as their plain ones (NFKD), and accents of Latin, Greek and Cyrillic
+    are dropped, so that `Zürich` and `Zurich` are one answer. Punctuation is that of every script;
+    as in SQuAD it leaves no gap: `twenty-one` becomes `twentyone`.
     """
-    decomposed = unicodedata.normalize("NFKD", text)
-    plain = "".join(c for c in decomposed if not unicodedata.combining(c)).casefold()
-    return " ".join(_ARTICLES.sub(" ", plain.translate(_PUNCTUATION)).split())
+    plain = _ACCENTS.sub("", unicodedata.normalize("NFKD", text)).casefold()
+    words = "".join(character for character in plain if not _is_punctuation(character))
+    return " ".join(_ARTICLES.sub(" ", words).split())
 
 
 def exact_match(prediction: str, golds: Sequence[str]) -> bool:
@@ -33,6 +35,10 @@ def exact_match(prediction: str, golds: Sequence[str]) -> bool:
 def f1(prediction: str, golds: Sequence[str]) -> float:
     """The best token F1 against any gold, in [0, 1]; empty golds score 0."""
     return max((_f1(normalise(prediction), normalise(gold)) for gold in golds), default=0.0)
+
+
+def _is_punctuation(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
 
 
 def _f1(prediction: str, gold: str) -> float:

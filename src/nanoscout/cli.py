@@ -1,4 +1,4 @@
-"""The command line: `nanoscout train`, `eval`, `ask`. Heavy imports wait until a verb needs them."""
+"""The command line: `nanoscout train`, `eval`, `ask`. Heavy imports wait for their verb."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The nouns that every part of nanoscout passes around; plain data, no behaviour worth a test of its own.
+"""The nouns that every part of nanoscout passes around: plain data.
 
 A `Question` is asked over a corpus of `Passage`s. A search answers with `Hit`s, a visit with a
 `Page`. The model's `ToolCall` gets a `ToolResult`. One whole conversation is a `Trajectory`:

@@ -38,7 +38,7 @@ class Setting:
 
 
 def prepare_folder(recipe: Recipe, folder: Path, questions: QuestionSet) -> None:
-    """Make a run's folder with recipe, index and worked examples; it appears whole or not at all."""
+    """Make a run's folder with recipe, index and examples; it appears whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

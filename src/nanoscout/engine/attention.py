@@ -56,7 +56,7 @@ AttentionInterface.register(IMPLEMENTATION, _attention)
 def run_layers(
     model: PreTrainedModel, token_ids: Tensor, positions: Tensor, plan: AttentionPlan
 ) -> Tensor:
-    """Hidden states [N, hidden] after the last norm, for flat `token_ids` and `positions`, both [N]."""
+    """Hidden states [N, hidden] after the last norm; `token_ids` and `positions` are flat [N]."""
     if model.config._attn_implementation != IMPLEMENTATION:
         model.set_attn_implementation(IMPLEMENTATION)
     output = model.base_model(

@@ -39,10 +39,8 @@ class _Rows:
     row: Tensor
     position: Tensor
     """Where each decoding token's key and value go: row and column, both [tokens]."""
-    length: int
-    """Columns to attend to, the longest row's."""
-    hidden: Tensor
-    """True where a row must not look: [m, 1, 1, prefix + length]."""
+    masked: Tensor
+    """True where a row must not look: [m, 1, 1, prefix + capacity]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +58,7 @@ class CachedAttention:
     def __init__(self, cache: KvCache, runs: Sequence[Run], prefix: SharedPrefix | None):
         self._prefix = prefix.block if prefix else None
         self._prefix_length = prefix.slot.length if prefix else 0
-        for run in runs:
-            cache.place(run.slot)[0].reserve(run.slot.length + run.count)
+        cache.make_room({run.slot: run.count for run in runs})
         singles = [run.slot for run in runs if run.count == 1]
         self._rows = self._decoding_rows(cache, singles)
         self._decoding = len(singles)
@@ -93,12 +90,12 @@ class CachedAttention:
 
     def _decode(self, layer: int, grouped: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Outputs [decoding, kv_heads, group, head_dim]; grouped [kv_heads, group, N, head_dim]."""
-        query = grouped[:, :, : self._decoding].permute(2, 0, 1, 3)
+        query = grouped[:, :, : self._decoding].permute(2, 0, 1, 3).contiguous()
         if self._index is not None:
             query = query.new_zeros(self._padded, *query.shape[1:]).index_copy_(
                 0, self._index, query
             )
-        output = torch.empty_like(query, memory_format=torch.contiguous_format)
+        output = torch.empty_like(query)
         shared = self._prefix_length
         if self._prefix:
             by_head = query.transpose(0, 1)
@@ -111,14 +108,12 @@ class CachedAttention:
             keys, values = rows.block.keys[layer], rows.block.values[layer]
             keys[rows.row, :, :, rows.position] = key[:, rows.tokens].transpose(0, 1)
             values[rows.row, :, rows.position] = value[:, rows.tokens].transpose(0, 1)
-            own_keys = keys[:count, :, :, : rows.length].flatten(0, 1)
-            own_values = values[:count, :, : rows.length].flatten(0, 1)
-            scores = torch.bmm(query[rows.span].flatten(0, 1), own_keys)
+            scores = torch.bmm(query[rows.span].flatten(0, 1), keys[:count].flatten(0, 1))
             scores = scores.unflatten(0, (count, -1))
             if self._prefix:
                 scores = torch.cat([prefix_scores[:, rows.span].transpose(0, 1), scores], -1)
-            weights = scores.masked_fill_(rows.hidden, float("-inf")).softmax(-1)
-            own = torch.bmm(weights[..., shared:].flatten(0, 1), own_values)
+            weights = scores.masked_fill_(rows.masked, float("-inf")).softmax(-1)
+            own = torch.bmm(weights[..., shared:].flatten(0, 1), values[:count].flatten(0, 1))
             output[rows.span] = own.unflatten(0, (count, -1))
             if self._prefix:
                 prefix_weights[:, rows.span] = weights[..., :shared].transpose(0, 1)
@@ -165,17 +160,16 @@ class CachedAttention:
         for block, members in by_block.items():
             places = [cache.place(slot)[1] for slot in members]
             count = places[-1] + 1
-            length = max(slot.length for slot in members) + 1
             device = block.keys[0].device
             row = torch.tensor(places, device=device)
             position = torch.tensor([slot.length for slot in members], device=device)
             shares = torch.tensor([slot.shares_prefix for slot in members], device=device)
-            hidden = torch.zeros(
-                count, self._prefix_length + length, dtype=torch.bool, device=device
+            masked = torch.zeros(
+                count, self._prefix_length + block.capacity, dtype=torch.bool, device=device
             )
-            hidden[row, : self._prefix_length] = ~shares[:, None]
-            own = torch.arange(length, device=device) > position[:, None]
-            hidden[row, self._prefix_length :] = own
+            masked[row, : self._prefix_length] = ~shares[:, None]
+            own = torch.arange(block.capacity, device=device) > position[:, None]
+            masked[row, self._prefix_length :] = own
             batches.append(
                 _Rows(
                     block=block,
@@ -183,8 +177,7 @@ class CachedAttention:
                     tokens=slice(first_token, first_token + len(members)),
                     row=row,
                     position=position,
-                    length=length,
-                    hidden=hidden[:, None, None],
+                    masked=masked[:, None, None],
                 )
             )
             first_row += count

@@ -1,21 +1,22 @@
 """Keys and values of many conversations, kept between their turns.
 
 Each conversation has a *slot*. Slots lie in *blocks* of a few rows; a block's tensors are as long
-as its longest conversation needs and grow with it: memory follows use, not the context limit.
-Occupied slots are always the first ones: whoever leaves is replaced by the last, so that decoding
-works on whole, contiguous rows. Keys are stored transposed, as the product with a query
-wants them: on a CPU in bfloat16 that halves the time of decoding's attention.
+as its longest conversation, and grow and shrink with it: memory follows use, not the context limit.
+Occupied slots are always the first ones: whoever leaves is replaced by the last. So decoding
+multiplies by whole, contiguous tensors, which on a CPU are the only ones that need no copy for it.
+Keys are stored transposed, as the product with a query wants them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-ROWS = 8
+ROWS = 16
 """Slots of a block: more share a kernel call, fewer are padded to the longest of them."""
-GRAIN = 128
+GRAIN = 64
 """A block's capacity is a multiple of this many tokens."""
 
 
@@ -51,17 +52,17 @@ class KvBlock:
         self.keys = [nothing.view(*by_head, 0)] * shape.layers
         self.values = [nothing.view(*by_head[:2], 0, by_head[2])] * shape.layers
 
-    def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` in each row, growing by a quarter at least."""
-        if tokens <= self.capacity:
+    def fit(self, tokens: int) -> None:
+        """Make the rows long enough for `tokens`, and not much longer."""
+        capacity = -(-tokens // GRAIN) * GRAIN
+        if 0.75 * self.capacity <= capacity <= self.capacity:
             return
-        wanted = max(tokens, self.capacity * 5 // 4)
-        capacity = -(-wanted // GRAIN) * GRAIN
+        kept = min(capacity, self.capacity)
         for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
             self.keys[layer] = keys.new_zeros(*keys.shape[:3], capacity)
-            self.keys[layer][..., : self.capacity] = keys
+            self.keys[layer][..., :kept] = keys[..., :kept]
             self.values[layer] = values.new_zeros(*values.shape[:2], capacity, values.shape[3])
-            self.values[layer][:, :, : self.capacity] = values
+            self.values[layer][:, :, :kept] = values[:, :, :kept]
         self.capacity = capacity
 
     def write(self, layer: int, row: int, start: int, key: Tensor, value: Tensor) -> None:
@@ -72,7 +73,6 @@ class KvBlock:
 
     def copy(self, row: int, source: "KvBlock", source_row: int, start: int, stop: int) -> None:
         """Take tokens start to stop over from a row of `source`."""
-        self.reserve(stop)
         for layer in range(len(self.keys)):
             keys, values = source.keys[layer][source_row], source.values[layer][source_row]
             self.keys[layer][row, ..., start:stop] = keys[..., start:stop]
@@ -107,8 +107,9 @@ class KvCache:
     def release(self, slot: Slot) -> None:
         last = self.slots.pop()
         if last is not slot:
-            (block, row), (source, source_row) = self.place(slot), self.place(last)
-            block.copy(row, source, source_row, 0, last.length)
+            block, _ = self.place(slot)
+            block.fit(max(block.capacity, last.length))
+            self._copy(slot, last, 0, last.length)
             last.index = slot.index
             self.slots[last.index] = last
         del self._blocks[-(-len(self.slots) // self._rows) :]
@@ -117,8 +118,18 @@ class KvCache:
         """The block of a slot, and its row there."""
         return self._blocks[slot.index // self._rows], slot.index % self._rows
 
+    def make_room(self, coming: Mapping[Slot, int]) -> None:
+        """Fit each block to its longest slot, once the tokens that are coming are there."""
+        for number, block in enumerate(self._blocks):
+            members = self.slots[number * self._rows : (number + 1) * self._rows]
+            block.fit(max(slot.length + coming.get(slot, 0) for slot in members))
+
     def reuse(self, slot: Slot, source: Slot, length: int) -> None:
         """Take the tokens that `slot` lacks of `source`'s first `length` ones over."""
-        (block, row), (source_block, source_row) = self.place(slot), self.place(source)
-        block.copy(row, source_block, source_row, slot.length, length)
+        self.make_room({slot: length - slot.length})
+        self._copy(slot, source, slot.length, length)
         slot.length = length
+
+    def _copy(self, slot: Slot, source: Slot, start: int, stop: int) -> None:
+        (block, row), (source_block, source_row) = self.place(slot), self.place(source)
+        block.copy(row, source_block, source_row, start, stop)

@@ -67,5 +67,5 @@ class Engine(Protocol):
         ...
 
     def share_prefix(self, prefix_ids: Sequence[int]) -> None:
-        """Announce tokens with which many conversations will begin, so that they are computed once."""
+        """Announce tokens with which many conversations will begin: they are computed once."""
         ...

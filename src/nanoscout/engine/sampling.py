@@ -1,17 +1,20 @@
 """From logits to tokens: temperature, banned tokens, top-k, top-p, and the draw itself.
 
 A draw inverts the cumulative distribution at one uniform number. That number is a pure function
-of the conversation's seed and of how many tokens it has sampled, so what it samples does not
-depend on who shares its batch. Log-probabilities are those of the untruncated distribution.
+of the conversation's seed and of how many tokens it has sampled, so it does not depend on who
+shares its batch. Log-probabilities are those of the untruncated distribution.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nanoscout.engine.protocol import Sampling
 
+PIECE = 128
+"""Tokens whose probabilities are summed before a draw looks at them one by one."""
 _MASK = 2**64 - 1
 
 
@@ -46,36 +49,60 @@ def choose_tokens(
 
 def _choose(logits: Tensor, sampling: Sampling, uniforms: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Tokens [R] and log-probabilities [R] for float32 `logits` [R, vocabulary]."""
-    if sampling.temperature > 0:
+    if sampling.temperature not in (0, 1):
         logits /= sampling.temperature
     if sampling.banned_ids:
         logits[:, sorted(sampling.banned_ids)] = float("-inf")
-    log_total = logits.logsumexp(-1, keepdim=True)
+    probabilities = logits.softmax(-1)
+    # The logarithm of the softmax's denominator, from where it is exact and without another pass.
+    log_total = logits.amax(-1, keepdim=True) - probabilities.amax(-1, keepdim=True).log()
+    if not log_total.isfinite().all():
+        raise FloatingPointError("the model's logits are not finite: its weights have diverged")
     if sampling.temperature == 0:
         chosen = logits.argmax(-1, keepdim=True)
     elif 0 < sampling.top_k < logits.shape[-1] or sampling.top_p < 1:
         kept = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
-        best, candidates = logits.topk(kept)
-        probabilities = best.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities[before >= sampling.top_p] = 0
-        chosen = candidates.gather(-1, _invert(probabilities, uniforms))
+        best, candidates = probabilities.topk(kept)
+        best /= best.sum(-1, keepdim=True)
+        best[best.cumsum(-1) - best >= sampling.top_p] = 0
+        chosen = candidates.gather(-1, _invert(best, uniforms))
     else:
-        chosen = _invert((logits - log_total).exp_(), uniforms)
+        chosen = _invert(probabilities, uniforms)
     return chosen[:, 0], (logits.gather(-1, chosen) - log_total)[:, 0]
 
 
 def _invert(probabilities: Tensor, uniforms: Sequence[float]) -> Tensor:
     """Where each row's cumulative sum first exceeds its uniform number, [R, 1].
 
-    The sum only grows at a positive probability, and the target stays below the row's total: a
-    token of probability zero is never chosen.
+    First the piece of PIECE tokens is found, then the token in it: a sum over pieces is many
+    times cheaper than a cumulative sum over the vocabulary. Both in float64, which not every
+    device has.
     """
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    if missing := -probabilities.shape[-1] % PIECE:
+        probabilities = pad(probabilities, (0, missing))
+    pieces = probabilities.unflatten(-1, (-1, PIECE))
+    sums = pieces.sum(-1).cpu().double()
+    target = torch.tensor(uniforms, dtype=torch.float64)[:, None] * sums.sum(-1, keepdim=True)
+    piece, rest = _first_above(sums, target)
+    rows = torch.arange(len(pieces), device=pieces.device)
+    chosen = pieces[rows, piece[:, 0].to(pieces.device)]
+    inside, _ = _first_above(chosen.cpu().double(), rest)
+    return (piece * PIECE + inside).to(pieces.device)
+
+
+def _first_above(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row's cumulative sum first exceeds its target, and what of the target is left
+    there; weights [R, n], the rest [R, 1].
+
+    The target is kept below the row's total, and the sum only grows at a positive weight: a
+    weight of zero is never chosen, whatever the rounding.
+    """
+    cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
-    target = torch.tensor(uniforms, dtype=torch.float64, device=total.device)[:, None] * total
-    below = torch.nextafter(total, torch.zeros_like(total))
-    return torch.searchsorted(cumulative, torch.minimum(target, below), right=True)
+    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+    index = torch.searchsorted(cumulative, target, right=True)
+    before = cumulative.gather(-1, index) - weights.gather(-1, index)
+    return index, (target - before).clamp(min=0)
 
 
 def _mix(value: int) -> int:

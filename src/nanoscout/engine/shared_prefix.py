@@ -46,11 +46,11 @@ class SharedPrefix:
 
 
 def common_length(a: Sequence[int], b: Sequence[int], start: int, stop: int) -> int:
-    """How many tokens a and b share from the first one on, `stop` at most; 0 where the first
-    `start` differ."""
-    if a[:start] != b[:start]:
-        return 0
-    length = start
+    """How many tokens, `stop` at most, a and b have in common from the first one on; `start` where
+    there are not more than that."""
+    if start >= stop or a[start] != b[start] or a[:start] != b[:start]:
+        return start
+    length = start + 1
     while length < stop and a[length] == b[length]:
         length += 1
     return length

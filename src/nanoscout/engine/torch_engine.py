@@ -27,7 +27,7 @@ from nanoscout.engine.shared_prefix import SharedPrefix, common_length
 from nanoscout.errors import UserError
 
 PREFILL_TOKENS = 1024
-"""Tokens of prompts in one step: many enough for full speed, few enough not to hold up decoding."""
+"""Tokens of prompts in one step: enough for full speed, few enough not to hold up decoding."""
 WORTH_SHARING = 16
 """Tokens from which on waiting for another conversation's cache is better than computing."""
 LOOP_TURNS = 8
@@ -54,6 +54,11 @@ class _Request:
     future: "asyncio.Future[Generation]"
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def is_awaited(self) -> bool:
+        """False once cancelled, even if the conversation has not heard of it yet."""
+        return not self.future.done()
 
     def append(self, token_id: int, logprob: float) -> Finish | None:
         self.token_ids.append(token_id)
@@ -200,6 +205,7 @@ class TorchEngine:
             while True:
                 for _ in range(LOOP_TURNS):
                     await asyncio.sleep(0)
+                self._requests = [request for request in self._requests if request.is_awaited]
                 self._admit()
                 if not any(request.conversation.slot for request in self._requests):
                     return
@@ -221,8 +227,7 @@ class TorchEngine:
     def _step(self) -> None:
         """One forward pass; whoever has no token left to be computed samples one."""
         planned = self._plan()
-        slots = [_slot(request) for request, _ in planned]
-        runs = [Run(slot, count) for slot, (_, count) in zip(slots, planned, strict=True)]
+        runs = [Run(_slot(request), count) for request, count in planned]
         token_ids, sampling_rows, requests = [], [], []
         for request, count in planned:
             ids = request.conversation.token_ids
@@ -231,7 +236,8 @@ class TorchEngine:
             if start + count == len(ids):
                 requests.append(request)
                 sampling_rows.append(len(token_ids) - 1)
-            self.stats.prefilled_tokens += count if not request.token_ids else 0
+            if not request.token_ids:
+                self.stats.prefilled_tokens += count
         hidden = self._forward(self._cache, runs, token_ids)
         if requests:
             self._sample(hidden[sampling_rows], requests)

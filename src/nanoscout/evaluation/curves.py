@@ -1,5 +1,6 @@
 """The picture of a run: correctness, reward, tool use and entropy over the steps."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def _lines(
             for i in range(len(points))
         ]
         axis.plot(steps, smooth, color=line.get_color(), linewidth=2, label=name)
-    for previous, record in zip(records, records[1:], strict=False):
+    for previous, record in itertools.pairwise(records):
         if record["stage"] != previous["stage"]:
             axis.axvline(record["step"] - 0.5, color="grey", linestyle=":", linewidth=1)
     axis.set_xlabel("step")

@@ -70,7 +70,7 @@ def _blocks(grouped: Tensor, key: Tensor) -> list[slice]:
 
 def _weights(grouped: Tensor, key: Tensor, rows: slice) -> Tensor:
     """softmax of the scaled, masked scores [kv_heads, group, rows, past + n]."""
-    kv_heads, group, count, _ = grouped.shape
+    _, group, count, _ = grouped.shape
     past = key.shape[1] - count
     block = grouped[:, :, rows].flatten(1, 2)
     scores = torch.bmm(block, key.transpose(1, 2)).unflatten(1, (group, -1))

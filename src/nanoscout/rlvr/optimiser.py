@@ -45,7 +45,7 @@ class MasterAdamW:
         return norm.item(), lr
 
     def gradients(self) -> list[Tensor]:
-        """The float32 gradients collected since the last step, one a parameter (zeros where none)."""
+        """The float32 gradients collected since the last step, one a parameter."""
         return [
             torch.zeros_like(master) if master.grad is None else master.grad
             for master in self._masters

@@ -6,13 +6,16 @@ _WORD = re.compile(r"\w+")
 
 
 def first_characters(text: str, length: int) -> str:
-    """The beginning of `text`, at most `length` characters, cut at a word."""
-    text = " ".join(text[: 2 * length].split())
+    """The beginning of `text` on one line, at most `length` characters, cut at a word with " …"."""
+    text = " ".join(text.split(maxsplit=length)[:length])
     return text if len(text) <= length else _cut(text, length) + " …"
 
 
 def query_window(text: str, query: str, length: int) -> str:
-    """The stretch of `text` that holds most of the query's distinct words; the first of equals."""
+    """About `length` characters of `text` around most of the query's distinct words.
+
+    The first of equal stretches; the beginning where no word of the query occurs.
+    """
     words = {match.group().lower() for match in _WORD.finditer(query)}
     hits = [
         (match.start(), match.group().lower())
@@ -26,7 +29,7 @@ def query_window(text: str, query: str, length: int) -> str:
         found = len({word for _, word in hits[left : right + 1]})
         if found > best:
             best, start = found, hits[left][0]
-    start = _word_start(text, max(0, start - length // 8))
+    start = _word_start(text, max(0, min(start - length // 8, len(text) - length)))
     window = first_characters(text[start:], length)
     return f"… {window}" if start else window
 

@@ -23,6 +23,7 @@ class WebSearch:
                 "type": "object",
                 "properties": {"query": {"type": "string"}},
                 "required": ["query"],
+                "additionalProperties": False,
             },
         )
 
@@ -62,6 +63,7 @@ class Visit:
                 "type": "object",
                 "properties": {"url": {"type": "string"}, "offset": {"type": "integer"}},
                 "required": ["url"],
+                "additionalProperties": False,
             },
         )
 
@@ -85,8 +87,13 @@ class Visit:
 
 
 def page_portion(passage: Passage, offset: int, length: int) -> Page:
-    """At most `length` characters of a page from `offset` on, cut at white space where there is."""
-    rest = passage.text[max(0, offset) :]
+    """At most `length` characters of a page from `offset` on, cut at white space where there is.
+
+    White space around a portion is left out, and so is `offset` moved on to where a word begins.
+    """
+    text = passage.text.rstrip()
+    rest = text[max(0, offset) :].lstrip()
+    begin = len(text) - len(rest)
     end = len(rest)
     if end > length:
         cut = max(rest.rfind(" ", 0, length + 1), rest.rfind("\n", 0, length + 1))
@@ -95,7 +102,7 @@ def page_portion(passage: Passage, offset: int, length: int) -> Page:
         passage_id=passage.id,
         title=passage.title,
         url=passage.url,
-        text=rest[:end].strip(),
-        offset=max(0, offset),
-        next_offset=max(0, offset) + end if end < len(rest) else None,
+        text=rest[:end].rstrip(),
+        offset=begin,
+        next_offset=begin + end if end < len(rest) else None,
     )

@@ -1,4 +1,4 @@
-"""All the tools of an environment: finds the one that is called, checks arguments, retries faults."""
+"""All the tools of an environment: finds the called one, checks arguments, retries faults."""
 
 import asyncio
 import time
@@ -32,7 +32,9 @@ class Toolbox:
         tool = self._tools.get(call.name)
         if tool is None:
             known = ", ".join(self._tools)
-            return ToolResult(f"There is no tool '{call.name}'. The tools are: {known}.", ok=False)
+            return ToolResult(
+                f"There is no tool {_quoted(call.name)}. The tools are: {known}.", ok=False
+            )
         complaint = _complaint(call.args, tool.spec)
         if complaint:
             return ToolResult(complaint, ok=False)
@@ -57,10 +59,15 @@ def _complaint(args: dict[str, Any], spec: ToolSpec) -> str:
             return f'{spec.name} needs "{name}".'
     for name, value in args.items():
         if name not in properties:
-            return f'{spec.name} has no "{name}"; it takes: {", ".join(properties)}.'
+            return f"{spec.name} has no {_quoted(name)}; it takes: {', '.join(properties)}."
         wanted = properties[name]["type"]
         if wanted in _PYTHON_TYPES and (
             not isinstance(value, _PYTHON_TYPES[wanted]) or isinstance(value, bool)
         ):
             return f'"{name}" of {spec.name} must be of type {wanted}.'
     return ""
+
+
+def _quoted(name: str) -> str:
+    """What the model wrote, short enough not to fill its context."""
+    return repr(name if len(name) <= 40 else f"{name[:40]}…")

@@ -1,0 +1,149 @@
+"""MuSiQue (Trivedi et al. 2022, TACL): real multi-hop questions over Wikipedia paragraphs.
+
+Reads the official format (github.com/StonyBrookNLP/musique): each record has a question, its
+decomposition into hops, and twenty paragraphs, supporting and misleading ones. All paragraphs of
+all files together, each (title, text) once, are the corpus.
+"""
+
+import logging
+import re
+from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel
+
+from nanoscout.answers import normalise
+from nanoscout.errors import UserError
+from nanoscout.questions.json_records import Text, check_record, read_records
+from nanoscout.questions.question_set import QuestionSet
+from nanoscout.questions.split import split_questions
+from nanoscout.questions.urls import url_path
+from nanoscout.recipe import HopType, QuestionsSpec
+from nanoscout.records import Passage, Question, Step
+
+SITE = "https://en.wikipedia.org/wiki/"
+log = logging.getLogger(__name__)
+
+
+class ParagraphRecord(BaseModel):
+    idx: int
+    title: Text
+    paragraph_text: Text
+
+
+class HopRecord(BaseModel):
+    question: Text
+    """May name the answer of an earlier hop as #1, #2, ..."""
+    answer: Text
+    paragraph_support_idx: int | None = None
+
+
+class MusiqueRecord(BaseModel):
+    id: Text
+    """Begins with the hop type: `3hop1__`."""
+    question: Text
+    answer: Text
+    answer_aliases: list[Text] = []
+    question_decomposition: list[HopRecord]
+    paragraphs: list[ParagraphRecord]
+
+
+class Corpus:
+    """Passages with distinct (title, text), ids and URLs, in the order they were added."""
+
+    def __init__(self) -> None:
+        self._passages: dict[tuple[str, str], Passage] = {}
+        self._urls: set[str] = set()
+        self._same_title: dict[str, int] = {}
+
+    def add(self, title: str, text: str) -> Passage:
+        """The passage of this title and text, new or not."""
+        if (title, text) not in self._passages:
+            passage = Passage(f"m{len(self._passages):07}", title, text, self._free_url(title))
+            self._passages[title, text] = passage
+        return self._passages[title, text]
+
+    @property
+    def passages(self) -> list[Passage]:
+        return list(self._passages.values())
+
+    def _free_url(self, title: str) -> str:
+        """The title's URL; for further paragraphs of one title `..._(2)`, `..._(3)`, and so on."""
+        first = url = SITE + (url_path("_".join(title.split())) or "Untitled")
+        while url in self._urls:
+            self._same_title[first] = self._same_title.get(first, 1) + 1
+            url = f"{first}_({self._same_title[first]})"
+        self._urls.add(url)
+        return url
+
+
+def load_musique(spec: QuestionsSpec, seed: int) -> QuestionSet:
+    """MuSiQue from `spec.path` and, where given, `spec.held_out_path`.
+
+    Records marked unanswerable are skipped. Raises UserError for an unreadable file, and naming
+    file and line for a broken record.
+    """
+    if not spec.path:
+        raise UserError("questions.path: not set; name MuSiQue's file of training questions")
+    corpus = Corpus()
+    questions = _read(Path(spec.path), corpus)
+    held_out = _read(Path(spec.held_out_path), corpus) if spec.held_out_path else None
+    train, held_out, examples = split_questions(questions, held_out, spec, seed)
+    return QuestionSet(train, held_out, examples, corpus.passages)
+
+
+def _read(path: Path, corpus: Corpus) -> list[Question]:
+    questions: dict[str, Question] = {}
+    unanswerable = 0
+    for place, fields in read_records(path):
+        if fields.get("answerable") is False:
+            unanswerable += 1
+            continue
+        record = check_record(place, fields, MusiqueRecord)
+        if record.id in questions:
+            raise UserError(f"{place}: the id {record.id} has been used before; ids must differ")
+        questions[record.id] = _question(place, record, corpus)
+    if unanswerable:
+        log.info("%s: %d unanswerable questions skipped", path, unanswerable)
+    if not questions:
+        raise UserError(f"{path}: holds no answerable question")
+    return list(questions.values())
+
+
+def _question(place: str, record: MusiqueRecord, corpus: Corpus) -> Question:
+    hop_type = record.id.partition("__")[0]
+    if hop_type not in get_args(HopType):
+        raise UserError(f"{place}: the id {record.id} does not begin with a hop type (2hop__...)")
+    if len(record.question_decomposition) != int(hop_type[0]):
+        raise UserError(f"{place}: {hop_type}, but {len(record.question_decomposition)} steps")
+    if not any(normalise(gold) for gold in (record.answer, *record.answer_aliases)):
+        raise UserError(f"{place}: no answer that could be matched: {record.answer!r}")
+    passages = {
+        paragraph.idx: corpus.add(paragraph.title, paragraph.paragraph_text)
+        for paragraph in record.paragraphs
+    }
+    steps: list[Step] = []
+    for hop in record.question_decomposition:
+        support = hop.paragraph_support_idx
+        if support is not None and support not in passages:
+            raise UserError(f"{place}: no paragraph has the idx {support} that a step names")
+        passage_id = passages[support].id if support is not None else ""
+        steps.append(Step(_filled_in(hop.question, steps), hop.answer, passage_id))
+    return Question(
+        id=record.id,
+        text=record.question.strip(),
+        answer=record.answer,
+        aliases=tuple(record.answer_aliases),
+        hop_type=hop_type,
+        steps=tuple(steps),
+    )
+
+
+def _filled_in(question: str, earlier: list[Step]) -> str:
+    """`question` with #1, #2, ... replaced by the answers of the earlier hops."""
+
+    def answer(reference: re.Match[str]) -> str:
+        number = int(reference[1])
+        return earlier[number - 1].answer if 1 <= number <= len(earlier) else reference[0]
+
+    return re.sub(r"#([0-9]{1,2})(?![0-9])", answer, question)

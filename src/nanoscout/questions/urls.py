@@ -1,0 +1,15 @@
+"""Addresses made from titles and file names: short, readable, and safe to copy from a text."""
+
+from urllib.parse import quote
+
+PLAIN = "-._~,()'!:&+*/"
+
+
+def url_path(name: str) -> str:
+    """`name` as a URL's path; letters and digits of any script stay. Different names stay so."""
+    return "".join(
+        character
+        if character.isalnum() or character in PLAIN
+        else quote(character, errors="surrogateescape")
+        for character in name
+    )
