@@ -22,7 +22,7 @@ from nanoscout.records import Passage, Question
 
 SITE = "https://documents.local/"
 SUFFIXES = (".md", ".txt")
-_HEADING = re.compile(r"^#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^#{1,6}[ \t](.*)", re.MULTILINE)
 log = logging.getLogger(__name__)
 
 
@@ -105,5 +105,8 @@ def _read_text(path: Path) -> str:
 
 
 def _title(path: Path, text: str) -> str:
+    """The first heading of a .md file, without the `#`s that may close it; else the file's name."""
     heading = _HEADING.search(text) if path.suffix.lower() == ".md" else None
-    return (heading[1] if heading else "") or path.stem
+    title = f" {heading[1].strip()}" if heading else ""
+    words, _, last = title.rpartition(" ")
+    return (words if last.strip("#") == "" else title).strip() or path.stem
