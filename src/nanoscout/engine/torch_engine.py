@@ -152,9 +152,13 @@ class TorchEngine:
 
     def weights_changed(self) -> None:
         """Forget all that the old weights computed; raises RuntimeError in mid-conversation."""
-        if self._members or self._requests:
-            raise RuntimeError("weights changed while conversations were open")
+        self.forget()
         self.policy_version += 1
+
+    def forget(self) -> None:
+        """Drop every cached key and value, so that what follows is as in a new engine."""
+        if self._members or self._requests:
+            raise RuntimeError("the cache cannot be dropped while conversations are open")
         self._prefix.forget()
 
     # What conversations call.

@@ -90,6 +90,9 @@ class Trainer:
         collector = self._collector(stage)
         while self.position.stage_step < stage.steps:
             started = time.perf_counter()
+            # Cached values can differ in their last bits by how they came about: a resumed run
+            # has none, so neither may this one.
+            self.engine.forget()
             batch = await collector.collect(self.progress, self.reporter.episode_done)
             collected = time.perf_counter()
             stats = self._learn(batch, stage)

@@ -37,7 +37,7 @@ async def work_examples(
             ]
         else:
             question, turns = await _draw(example, free, urls, toolbox, number)
-            free.remove(question)
+            free = [q for q in free if not set(q.supporting) & set(question.supporting)]
             question_text, answer = question.text, question.answer
         examples.append(example_messages(question_text, turns, answer, fmt, spec.repeat_question))
     return tuple(examples)
