@@ -18,6 +18,7 @@ from nanoscout.errors import UserError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 HopType = Literal["1hop", "2hop", "3hop1", "3hop2", "4hop1", "4hop2", "4hop3"]
 
 
@@ -61,7 +62,7 @@ class QuestionsSpec(Spec):
     """At most this many training questions."""
     held_out: Positive = 210
     """At most this many evaluation questions, never trained on."""
-    hops: dict[HopType, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {"1hop": 2.0, "2hop": 1.0}
+    hops: dict[HopType, Weight] = {"1hop": 2.0, "2hop": 1.0}
     """Mix of the evaluation questions, and of a stage that names none: weight by hop type.
     For sources that have only some hop types, the others' weights are ignored."""
 
@@ -173,7 +174,7 @@ class StageSpec(Spec):
     rewards: dict[str, float] = {"correctness": 1.0}
     """Weight of each named reward; their weighted sum is the return."""
     overlong: OverlongSpec | None = None
-    hops: dict[HopType, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+    hops: dict[HopType, Weight] | None = None
     """Mix of training questions; none: that of [questions]."""
     dynamic_sampling: bool = True
     """Drop and replace groups whose correctness is the same in all rollouts."""

@@ -1,0 +1,171 @@
+"""Advantages, the objective against hand-computed values, and dynamic sampling."""
+
+import asyncio
+import math
+
+import pytest
+import torch
+from scripted import ScriptedEngine
+from test_episode import ANSWER, LIMITS, SEARCH, TOKENIZER, environment
+
+from nanoscout.questions.sampler import QuestionStream
+from nanoscout.recipe import OverlongSpec, StageSpec
+from nanoscout.records import Question, StopReason, Trajectory, Turn, TurnKind
+from nanoscout.rewards import Scores
+from nanoscout.rlvr.advantage import group_advantages, is_informative
+from nanoscout.rlvr.batch import Collector, Group, StageProgress
+from nanoscout.rlvr.objective import dapo_objective
+
+CLIP = {"clip_low": 0.2, "clip_high": 0.28}
+
+
+def test_advantages_are_standardised_returns() -> None:
+    got = group_advantages([1.0, 0.0, 0.0, 1.0])
+    std = math.sqrt(4 * 0.25 / 3)
+    assert got.tolist() == pytest.approx([0.5 / std, -0.5 / std, -0.5 / std, 0.5 / std])
+
+
+def test_float_noise_is_no_signal() -> None:
+    noise = [0.1 + 0.2, 0.3, 0.3]
+    assert noise[0] != noise[1]
+    assert group_advantages(noise).tolist() == [0.0, 0.0, 0.0]
+    assert not is_informative(noise)
+    assert is_informative([0.0, 1.0, 0.0])
+
+
+def test_objective_by_hand() -> None:
+    new = torch.tensor([math.log(1.5), math.log(0.5), math.log(1.5), math.log(0.5), 0.0])
+    advantages = torch.tensor([1.0, -1.0, -1.0, 1.0, 2.0])
+    objective = dapo_objective(new, torch.zeros(5), advantages, total_tokens=10, **CLIP)
+    # min(1.5, 1.28), min(-0.5, -0.8), min(-1.5, -1.28), min(0.5, 0.8), min(2, 2)
+    assert objective.loss.item() == pytest.approx(-(1.28 - 0.8 - 1.5 + 0.5 + 2.0) / 10)
+    assert objective.stats["clipped"] == 2
+    assert objective.stats["gap_max"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_clipped_tokens_have_no_gradient() -> None:
+    new = torch.tensor([math.log(1.5), math.log(0.5), math.log(1.1)], requires_grad=True)
+    advantages = torch.tensor([1.0, -1.0, 1.0])
+    dapo_objective(new, torch.zeros(3), advantages, total_tokens=3, **CLIP).loss.backward()
+    assert new.grad is not None
+    assert new.grad.tolist() == pytest.approx([0.0, 0.0, -1.1 / 3])
+
+
+def test_kl_is_schulmans_estimator() -> None:
+    new, ref = torch.tensor([-1.0]), torch.tensor([-1.5])
+    objective = dapo_objective(
+        new, new, torch.tensor([0.0]), total_tokens=1, **CLIP, ref_logprobs=ref, kl=0.1
+    )
+    assert objective.loss.item() == pytest.approx(0.1 * (math.exp(-0.5) + 0.5 - 1))
+
+
+def trajectory(answer: str | None, stop: StopReason = StopReason.ANSWERED) -> Trajectory:
+    question = Question("q", "?", "right")
+    turn = Turn(1, 3, "", TurnKind.ANSWER)
+    return Trajectory(
+        question, [1, 2, 3], [False, True, True], [0.0, -1.0, -1.0], [turn], stop, answer
+    )
+
+
+def group(*scored: tuple[Trajectory, float]) -> Group:
+    members = [t for t, _ in scored]
+    return Group(members[0].question, members, [Scores({}, total) for _, total in scored])
+
+
+def test_all_wrong_group_with_different_shaped_rewards_is_not_informative() -> None:
+    wrong = group((trajectory("no"), 0.1), (trajectory("nope"), 0.4))
+    assert len(wrong.samples(mask_cut=True)) == 2
+    assert not wrong.informative
+    assert group((trajectory("no"), 0.1), (trajectory("right"), 1.0)).informative
+
+
+def test_budget_cut_trajectory_counts_in_the_advantages_but_not_in_the_loss() -> None:
+    cut = trajectory(None, StopReason.TURN_LIMIT)
+    members = group((trajectory("right"), 1.0), (trajectory("no"), 0.0), (cut, 0.0))
+    masked = members.samples(mask_cut=True)
+    kept = members.samples(mask_cut=False)
+    assert len(masked) == 2
+    assert len(kept) == 3
+    assert [s.advantage for s in masked] == [s.advantage for s in kept[:2]]
+    assert masked[0].advantage == pytest.approx((2 / 3) / math.sqrt(1 / 3))
+
+
+def collector(reply: object, questions: int = 12, **stage: object) -> Collector:
+    asked = [Question(f"q{i}", f"Question {i}?", "Tia Ron") for i in range(questions)]
+    spec = StageSpec(**{"name": "s", "steps": 1, "groups": 2, "group_size": 4, **stage})  # type: ignore[arg-type]
+    engine = ScriptedEngine(TOKENIZER, reply)  # type: ignore[arg-type]
+    return Collector(spec, QuestionStream(asked, {"1hop": 1.0}, 0), environment(), engine, seed=0)
+
+
+def mixed(so_far: str, seed: int) -> str:
+    return ANSWER if seed % 2 else "<answer>wrong</answer>"
+
+
+def right(so_far: str, seed: int) -> str:
+    return ANSWER
+
+
+def test_uninformative_groups_are_replaced_up_to_the_cap() -> None:
+    progress = StageProgress()
+    batch = asyncio.run(collector(right, max_rounds=3).collect(progress))
+    assert batch.groups == []
+    assert (batch.rounds, batch.dropped, len(batch.fresh)) == (3, 6, 6)
+    assert progress.cursor == 6
+    kept = asyncio.run(collector(right, dynamic_sampling=False).collect(StageProgress()))
+    assert (kept.rounds, len(kept.groups)) == (1, 2)
+
+
+def test_surplus_groups_are_carried_over_and_survive_a_checkpoint() -> None:
+    def half(so_far: str, seed: int) -> str:
+        # The first round's first question is hopeless; every other group is mixed.
+        return right(so_far, seed) if first in so_far else mixed(so_far, seed)
+
+    collect = collector(half)
+    first = QuestionStream(
+        [Question(f"q{i}", f"Question {i}?", "Tia Ron") for i in range(12)], {"1hop": 1.0}, 0
+    ).next().text  # fmt: skip
+    progress = StageProgress()
+    batch = asyncio.run(collect.collect(progress))
+    assert batch.rounds == 2
+    assert len(batch.groups) == 2
+    assert len(progress.carried) == 1
+    again = StageProgress.from_json(progress.to_json())
+    assert again.cursor == progress.cursor
+    assert again.carried[0].trajectories == progress.carried[0].trajectories
+    carried = again.carried[0].question.id
+    following = asyncio.run(collect.collect(again))
+    assert following.groups[0].question.id == carried
+
+
+def test_rollouts_without_their_tools_are_no_samples() -> None:
+    from test_episode import Down
+
+    from nanoscout.tools import toolbox
+
+    def reply(so_far: str, seed: int) -> str:
+        return '<tool>{"name": "down", "args": {}}</tool>' if seed % 3 == 0 else mixed(so_far, seed)
+
+    collect = collector(reply, max_rounds=1)
+    collect._environment.toolbox._tools["down"] = Down()
+    pauses, toolbox.RETRY_SECONDS = toolbox.RETRY_SECONDS, (0.0, 0.0)
+    try:
+        batch = asyncio.run(collect.collect(StageProgress()))
+    finally:
+        toolbox.RETRY_SECONDS = pauses
+    left = sum(len(group.trajectories) for group in batch.fresh)
+    assert batch.unavailable > 0
+    assert left + batch.unavailable == 8
+    assert all(t.seed % 3 for g in batch.fresh for t in g.trajectories)
+
+
+def test_overlong_counts_sampled_tokens_only() -> None:
+    def reply(so_far: str, seed: int) -> str:
+        return SEARCH if "<result>" not in so_far else ANSWER
+
+    stage = {"overlong": OverlongSpec(max_tokens=1000, cache_tokens=900), "max_rounds": 1}
+    batch = asyncio.run(collector(reply, turns=LIMITS.turns, **stage).collect(StageProgress()))
+    member, scores = batch.fresh[0].trajectories[0], batch.fresh[0].scores[0]
+    assert scores.parts["overlong"] == pytest.approx(
+        -max(0, member.sampled_tokens - 100) / 900, abs=1e-9
+    )
+    assert len(member.token_ids) > member.sampled_tokens

@@ -1,0 +1,67 @@
+"""Recipes: what is wrong is said in one line, and a dumped recipe loads back."""
+
+from pathlib import Path
+
+import pytest
+
+from nanoscout.errors import UserError
+from nanoscout.recipe import dump_recipe, load_recipe
+
+ROOT = Path(__file__).parent.parent
+MINIMAL = 'name = "x"\n[[stage]]\nname = "a"\nsteps = 3\n'
+
+
+def load(tmp_path: Path, text: str, *overrides: str):  # type: ignore[no-untyped-def]
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return load_recipe(path, list(overrides))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_recipes_load_and_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    assert load(tmp_path, dump_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MINIMAL + "lenght = 3\n", "'stage.0.lenght'"),
+        (MINIMAL + "[questions.world]\npags = 3\n", "did you mean 'pages'"),
+        ("modle = 1\n" + MINIMAL, "did you mean 'model'"),
+        (MINIMAL.replace("3", '"three"'), "stage.0.steps"),
+        (MINIMAL.replace("3", "0"), "stage.0.steps"),
+        (MINIMAL + "hops = { 5hop = 1.0 }\n", "stage.0.hops"),
+        (MINIMAL + "hops = { 1hop = inf }\n", "stage.0.hops"),
+        (MINIMAL + '[[stage]]\nname = "a"\nsteps = 1\n', "stage names must differ"),
+        (MINIMAL + "[dialogue]\nexamples = [{}]\n", "either hop_type or question"),
+        ("name = [\n", "not valid TOML"),
+    ],
+)
+def test_faults_are_told_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text)
+    message = str(caught.value)
+    assert said in message
+    assert "recipe.toml" in message
+    assert "\n" not in message
+
+
+def test_overrides_reach_nested_and_listed_values(tmp_path: Path) -> None:
+    recipe = load(
+        tmp_path, MINIMAL, "seed=7", "stage.0.steps=9", "model.source=./here", "search.results=3"
+    )
+    assert (recipe.seed, recipe.stage[0].steps, recipe.search.results) == (7, 9, 3)
+    assert recipe.model.source == "./here"
+    with pytest.raises(UserError, match="there is no '4'"):
+        load(tmp_path, MINIMAL, "stage.4.steps=9")
+    with pytest.raises(UserError, match="key=value"):
+        load(tmp_path, MINIMAL, "seed")
+
+
+def test_not_a_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_recipe(path)
