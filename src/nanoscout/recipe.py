@@ -18,13 +18,17 @@ from nanoscout.errors import UserError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0)]
 HopType = Literal["1hop", "2hop", "3hop1", "3hop2", "4hop1", "4hop2", "4hop3"]
 
 
 class Spec(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
 
@@ -243,6 +247,8 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: its brackets are nested too deeply") from None
     for override in overrides or []:
         _apply_override(data, override)
     try:
@@ -263,7 +269,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: write it as key=value, for example seed=1")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text
     *parents, last = key.strip().split(".")
     node: Any = data
@@ -277,7 +283,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def _item(node: Any, index: str, key: str) -> Any:
-    if not isinstance(node, list) or not index.isdigit() or int(index) >= len(node):
+    if not isinstance(node, list) or not index.isdecimal() or int(index) >= len(node):
         raise UserError(f"--set {key}: there is no '{index}' to set")
     return node[int(index)]
 

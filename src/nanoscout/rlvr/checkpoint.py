@@ -6,6 +6,7 @@ name is always a whole one; older ones are removed only after that.
 
 import json
 import os
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 import torch
 
 from nanoscout.errors import UserError
+
+_DAMAGE = (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError)
+"""What torch.load and json.loads raise for a file that is not what it should be."""
 
 _NAME = re.compile(r"step-(\d{6})")
 
@@ -47,7 +51,7 @@ def save_checkpoint(
         last = latest_checkpoint(folder)
         kept = f"the last good one is {last}" if last else "there is none before it"
         raise UserError(f"checkpoint {final} could not be written ({error}); {kept}") from error
-    for other in folder.iterdir():
+    for other in folder.glob("step-*"):
         if other != final:
             _remove(other)
     return final
@@ -64,8 +68,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         tensors = torch.load(path / "tensors.pt", map_location="cpu", weights_only=True)
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
+    except _DAMAGE as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
     return tensors, state
 
 

@@ -149,23 +149,30 @@ def _fill(index: tantivy.Index, passages: Iterable[Passage]) -> tantivy.Index:
     index.register_tokenizer("scout", _analyser())
     writer = index.writer(heap_size=_WRITER_BYTES, num_threads=1)
     seen: set[str] = set()
-    for passage in passages:
-        for key in (f"id {passage.id}", f"url {passage.url}"):
-            if key in seen:
-                raise UserError(f"the corpus holds two passages with the {key}")
-            seen.add(key)
-        title, text = _encodable(passage.title), _encodable(passage.text)
-        document = tantivy.Document(id=_encodable(passage.id), url=_encodable(passage.url))
-        document.add_unsigned("tie", _hash(passage.id))
-        document.add_bytes("title", title.encode())
-        document.add_bytes("text", text.encode())
-        document.add_text("body", f"{f'{title} ' * 3}{text}")
-        writer.add_document(document)
-    if not seen:
-        raise UserError("the corpus is empty: there is nothing to search")
-    writer.commit()
-    writer.wait_merging_threads()
+    try:
+        for passage in passages:
+            for key in (f"id {passage.id}", f"url {passage.url}"):
+                if key in seen:
+                    raise UserError(f"the corpus holds two passages with the {key}")
+                seen.add(key)
+            writer.add_document(_document(passage))
+        if not seen:
+            raise UserError("the corpus is empty: there is nothing to search")
+        writer.commit()
+    finally:
+        # Until they have ended, the writer's threads put files into the folder.
+        writer.wait_merging_threads()
     return index
+
+
+def _document(passage: Passage) -> tantivy.Document:
+    title, text = _encodable(passage.title), _encodable(passage.text)
+    document = tantivy.Document(id=_encodable(passage.id), url=_encodable(passage.url))
+    document.add_unsigned("tie", _hash(passage.id))
+    document.add_bytes("title", title.encode())
+    document.add_bytes("text", text.encode())
+    document.add_text("body", f"{f'{title} ' * 3}{text}")
+    return document
 
 
 def _encodable(text: str) -> str:
