@@ -1,12 +1,14 @@
 """Advantages, the objective against hand-computed values, and dynamic sampling."""
 
 import asyncio
+import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
-from scripted import ScriptedEngine
-from test_episode import ANSWER, LIMITS, SEARCH, TOKENIZER, environment
+from scripted import Reply, ScriptedEngine
+from test_episode import ANSWER, LIMITS, SEARCH, TOKENIZER, Down, environment
 
 from nanoscout.questions.sampler import QuestionStream
 from nanoscout.recipe import OverlongSpec, StageSpec
@@ -14,7 +16,10 @@ from nanoscout.records import Question, StopReason, Trajectory, Turn, TurnKind
 from nanoscout.rewards import Scores
 from nanoscout.rlvr.advantage import group_advantages, is_informative
 from nanoscout.rlvr.batch import Collector, Group, StageProgress
+from nanoscout.rlvr.metrics import batch_metrics
 from nanoscout.rlvr.objective import dapo_objective
+from nanoscout.tools import toolbox
+from nanoscout.tools.protocol import Tool
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.28}
 
@@ -41,6 +46,23 @@ def test_objective_by_hand() -> None:
     assert objective.loss.item() == pytest.approx(-(1.28 - 0.8 - 1.5 + 0.5 + 2.0) / 10)
     assert objective.stats["clipped"] == 2
     assert objective.stats["gap_max"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_objective_does_not_depend_on_how_the_tokens_are_cut() -> None:
+    generator = torch.Generator().manual_seed(0)
+    new, old, advantages = torch.randn(3, 40, generator=generator).double()
+    new.requires_grad_()
+
+    def loss(tokens: slice) -> torch.Tensor:
+        parts = (values[tokens] for values in (new, old, advantages))
+        return dapo_objective(*parts, total_tokens=40, **CLIP).loss
+
+    (whole,) = torch.autograd.grad(loss(slice(None)), new)
+    for cuts in ([0, 40], [0, 1, 40], [0, 13, 13, 29, 40]):
+        pieces = [loss(slice(a, b)) for a, b in itertools.pairwise(cuts)]
+        assert sum(pieces).item() == pytest.approx(loss(slice(None)).item())
+        (gradient,) = torch.autograd.grad(sum(pieces), new)
+        torch.testing.assert_close(gradient, whole)
 
 
 def test_clipped_tokens_have_no_gradient() -> None:
@@ -90,11 +112,18 @@ def test_budget_cut_trajectory_counts_in_the_advantages_but_not_in_the_loss() ->
     assert masked[0].advantage == pytest.approx((2 / 3) / math.sqrt(1 / 3))
 
 
-def collector(reply: object, questions: int = 12, **stage: object) -> Collector:
-    asked = [Question(f"q{i}", f"Question {i}?", "Tia Ron") for i in range(questions)]
-    spec = StageSpec(**{"name": "s", "steps": 1, "groups": 2, "group_size": 4, **stage})  # type: ignore[arg-type]
-    engine = ScriptedEngine(TOKENIZER, reply)  # type: ignore[arg-type]
-    return Collector(spec, QuestionStream(asked, {"1hop": 1.0}, 0), environment(), engine, seed=0)
+QUESTIONS = [Question(f"q{i}", f"Question {i}?", "Tia Ron") for i in range(12)]
+DOWN = '<tool>{"name": "down", "args": {}}</tool>'
+
+
+def stream() -> QuestionStream:
+    return QuestionStream(QUESTIONS, {"1hop": 1.0}, seed=0)
+
+
+def collector(reply: Reply, *tools: Tool, **stage: Any) -> Collector:
+    spec = StageSpec(**{"name": "s", "steps": 1, "groups": 2, "group_size": 4, **stage})
+    engine = ScriptedEngine(TOKENIZER, reply)
+    return Collector(spec, stream(), environment(*tools), engine, seed=0)
 
 
 def mixed(so_far: str, seed: int) -> str:
@@ -117,13 +146,11 @@ def test_uninformative_groups_are_replaced_up_to_the_cap() -> None:
 
 def test_surplus_groups_are_carried_over_and_survive_a_checkpoint() -> None:
     def half(so_far: str, seed: int) -> str:
-        # The first round's first question is hopeless; every other group is mixed.
+        # The first round's first question is easy; every other group is mixed.
         return right(so_far, seed) if first in so_far else mixed(so_far, seed)
 
     collect = collector(half)
-    first = QuestionStream(
-        [Question(f"q{i}", f"Question {i}?", "Tia Ron") for i in range(12)], {"1hop": 1.0}, 0
-    ).next().text  # fmt: skip
+    first = stream().next().text
     progress = StageProgress()
     batch = asyncio.run(collect.collect(progress))
     assert batch.rounds == 2
@@ -137,25 +164,34 @@ def test_surplus_groups_are_carried_over_and_survive_a_checkpoint() -> None:
     assert following.groups[0].question.id == carried
 
 
+@pytest.fixture
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolbox, "RETRY_SECONDS", (0.0, 0.0))
+
+
+@pytest.mark.usefixtures("_no_pauses")
 def test_rollouts_without_their_tools_are_no_samples() -> None:
-    from test_episode import Down
-
-    from nanoscout.tools import toolbox
-
     def reply(so_far: str, seed: int) -> str:
-        return '<tool>{"name": "down", "args": {}}</tool>' if seed % 3 == 0 else mixed(so_far, seed)
+        return DOWN if seed % 3 == 0 else mixed(so_far, seed)
 
-    collect = collector(reply, max_rounds=1)
-    collect._environment.toolbox._tools["down"] = Down()
-    pauses, toolbox.RETRY_SECONDS = toolbox.RETRY_SECONDS, (0.0, 0.0)
-    try:
-        batch = asyncio.run(collect.collect(StageProgress()))
-    finally:
-        toolbox.RETRY_SECONDS = pauses
-    left = sum(len(group.trajectories) for group in batch.fresh)
+    batch = asyncio.run(collector(reply, Down(), max_rounds=1).collect(StageProgress()))
+    left = [t for group in batch.fresh for t in group.trajectories]
     assert batch.unavailable > 0
-    assert left + batch.unavailable == 8
-    assert all(t.seed % 3 for g in batch.fresh for t in g.trajectories)
+    assert len(left) + batch.unavailable == 8
+    assert all(t.seed % 3 for t in left)
+    for group in batch.groups:
+        assert len(group.samples(mask_cut=True)) == len(group.trajectories)
+
+
+@pytest.mark.usefixtures("_no_pauses")
+@pytest.mark.parametrize("dynamic_sampling", [True, False])
+def test_a_question_that_lost_all_its_rollouts_is_no_group_to_train_on(
+    dynamic_sampling: bool,
+) -> None:
+    collect = collector(lambda *_: DOWN, Down(), max_rounds=2, dynamic_sampling=dynamic_sampling)
+    batch = asyncio.run(collect.collect(StageProgress()))
+    assert (batch.groups, batch.rounds, batch.unavailable) == ([], 2, 16)
+    assert batch_metrics(batch)["groups"]["unavailable"] == 16
 
 
 def test_overlong_counts_sampled_tokens_only() -> None:

@@ -189,7 +189,9 @@ def test_hostile_page_cannot_end_a_turn_or_forge_an_answer() -> None:
     dialogue = Dialogue(TOKENIZER, XmlFormat(), thinking=False)
     env = Environment(dialogue, Toolbox([WebSearch(index, SearchSpec())]), "Search.")
     trajectory = run(turns(SEARCH, ANSWER), env=env)
-    given = TOKENIZER.decode(trajectory.token_ids[trajectory.turns[0].end : trajectory.turns[1].start])
+    given = TOKENIZER.decode(
+        trajectory.token_ids[trajectory.turns[0].end : trajectory.turns[1].start]
+    )
     assert given.count("<|im_end|>") == 1
     assert given.count("</result>") == 1
     assert "<answer>" not in given

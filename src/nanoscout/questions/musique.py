@@ -7,6 +7,7 @@ all files together, each (title, text) once, are the corpus.
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -89,7 +90,31 @@ def load_musique(spec: QuestionsSpec, seed: int) -> QuestionSet:
     questions = _read(Path(spec.path), corpus)
     held_out = _read(Path(spec.held_out_path), corpus) if spec.held_out_path else None
     train, held_out, examples = split_questions(questions, held_out, spec, seed)
-    return QuestionSet(train, held_out, examples, corpus.passages)
+    return QuestionSet(
+        train + single_hops(train, held_out),
+        held_out,
+        examples + single_hops(examples, held_out),
+        corpus.passages,
+    )
+
+
+def single_hops(questions: Sequence[Question], held_out: Sequence[Question]) -> list[Question]:
+    """The hops of `questions` as 1hop questions, for stages that begin with those.
+
+    Ours, not MuSiQue's. Hops that are no English question (`Inception >> director`) and hops of
+    held-out questions are left out; each one is given once.
+    """
+    taken = {(step.question, step.answer) for question in held_out for step in question.steps}
+    hops: dict[tuple[str, str], Question] = {}
+    for question in questions:
+        for number, step in enumerate(question.steps, 1):
+            key = (step.question, step.answer)
+            if step.question.endswith("?") and ">>" not in step.question and key not in taken:
+                hop_id = f"1hop__{question.id}_{number}"
+                hops.setdefault(
+                    key, Question(hop_id, step.question, step.answer, (), "1hop", (step,))
+                )
+    return list(hops.values())
 
 
 def _read(path: Path, corpus: Corpus) -> list[Question]:

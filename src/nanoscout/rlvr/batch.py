@@ -124,7 +124,11 @@ class Collector:
             groups, lost = await self._roll_out(progress, on_done)
             unavailable += lost
             fresh += groups
-            kept += [g for g in groups if g.informative or not stage.dynamic_sampling]
+            kept += [
+                group
+                for group in groups
+                if group.informative or (group.trajectories and not stage.dynamic_sampling)
+            ]
         progress.carried = kept[stage.groups :]
         return Batch(kept[: stage.groups], fresh, rounds, unavailable)
 
