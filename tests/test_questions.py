@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,16 @@ def write_lines(path: Path, records: list[Any]) -> Path:
 
 
 def musique(path: Path, dev: Path | str = "", **changes: Any) -> QuestionSet:
+    """MuSiQue's own questions, without the single hops that are added to them."""
+    found = with_single_hops(path, dev, **changes)
+    return replace(
+        found,
+        train=[question for question in found.train if question.hops > 1],
+        examples=[question for question in found.examples if question.hops > 1],
+    )
+
+
+def with_single_hops(path: Path, dev: Path | str = "", **changes: Any) -> QuestionSet:
     return load_questions(
         QuestionsSpec(
             source="musique", path=str(path), held_out_path=str(dev), hops=MIX, **changes
@@ -341,6 +352,18 @@ def test_too_few_questions_to_split(tmp_path: Path) -> None:
         musique(write_lines(tmp_path / "a", [record(0), record(1)]))
     with pytest.raises(UserError, match="no question is 2hop or 3hop1"):
         musique(write_lines(tmp_path / "a", [record(n, "4hop1") for n in range(20)]))
+
+
+@needs_musique
+def test_single_hops_are_real_questions_and_not_those_of_held_out_ones() -> None:
+    found = with_single_hops(TRAIN, DEV)
+    hops = [q for q in [*found.train, *found.examples] if q.hop_type == "1hop"]
+    assert len(hops) > 50
+    assert all(q.text.endswith("?") and ">>" not in q.text and "#" not in q.text for q in hops)
+    assert len({(q.text, q.answer) for q in hops}) == len(hops)
+    held_out = {(step.question, step.answer) for q in found.held_out for step in q.steps}
+    assert held_out.isdisjoint((q.text, q.answer) for q in hops)
+    assert {q.hops for q in found.held_out} == {2, 3}
 
 
 @needs_musique

@@ -17,7 +17,15 @@ from typing import NamedTuple
 from nanoscout.questions.question_set import QuestionSet, contains
 from nanoscout.questions.sampler import select
 from nanoscout.questions.world_names import Names
-from nanoscout.questions.world_schema import KINDS, LITERALS, NUMBERS, Kind, Relation, Templates
+from nanoscout.questions.world_schema import (
+    KINDS,
+    LITERALS,
+    NUMBERS,
+    UNITS,
+    Kind,
+    Relation,
+    Templates,
+)
 from nanoscout.recipe import QuestionsSpec, WorldSpec
 from nanoscout.records import Passage, Question, Step
 
@@ -267,7 +275,11 @@ def _question(
     if told_early or any(step.answer in text for step in steps):
         return None
     path = "_".join(f"{entity.id}-{fact.relation.name.replace(' ', '-')}" for entity, fact in chain)
-    alias = last.value.alias if isinstance(last.value, Entity) else None
+    if isinstance(last.value, Entity):
+        alias = last.value.alias
+    else:
+        unit = UNITS.get(last.relation.target)
+        alias = f"{last.text} {unit}" if unit else None
     return Question(
         id=f"{hop_type}__{path}",
         text=text,

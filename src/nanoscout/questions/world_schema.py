@@ -64,6 +64,9 @@ NUMBERS: dict[str, tuple[int, int]] = {
 }
 """Literals that are whole numbers, each with its smallest and largest value."""
 
+UNITS = {"length": "km", "height": "m"}
+"""What may follow a number in an answer."""
+
 
 def _office(role: str) -> Relation:
     """Who holds an office: the mayor of x."""
