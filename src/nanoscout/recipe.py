@@ -97,6 +97,9 @@ class ExampleSpec(Spec):
     hop_type: HopType | None = None
     visit: bool = False
     """With hop_type: draw a question whose answer needs a visit."""
+    begins: str = ""
+    """With hop_type: how the question begins ("Who", "In which"), so that the examples together
+    cover the kinds of answer."""
     question: str = ""
     calls: tuple[ExampleCall, ...] = ()
     answer: str = ""

@@ -181,7 +181,7 @@ def _show(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:
     console.print(comparison_table(before, after))
     console.print(
         f"{summary['steps']} steps, {summary['seconds'] / 60:.1f} minutes, "
-        f"peak memory {summary['peak_memory_mb'] / 1024:.1f} GB. "
+        f"peak memory {summary['peak_memory_mb'] / 1000:.1f} GB. "
         f"Curves: {folder / 'curves.png'}   Figures: {folder / 'summary.json'}"
     )
     example = json.loads((folder / "evaluation" / "after.jsonl").read_text().split("\n", 1)[0])
@@ -195,4 +195,4 @@ def _show(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:
 
 def _peak_memory_mb() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return (peak if sys.platform == "darwin" else peak * 1024) / 1e6

@@ -57,14 +57,18 @@ async def _draw(
     toolbox: Toolbox,
     number: int,
 ) -> tuple[Question, Turns]:
-    """The first candidate of the hop type whose every hop is found, with a visit where asked."""
+    """The first candidate as the recipe wants it whose every hop is found."""
     for question in candidates:
-        if question.hop_type == spec.hop_type:
+        if question.hop_type == spec.hop_type and question.text.startswith(spec.begins):
             turns = await _solve(question, urls, toolbox)
             visits = sum(call.name == "visit" for call, _ in turns or [])
             if turns and bool(visits) == spec.visit:
                 return question, turns
-    kind = f"{spec.hop_type} question" + (" that needs a visit" if spec.visit else "")
+    kind = (
+        f"{spec.hop_type} question"
+        + (f' beginning "{spec.begins}"' if spec.begins else "")
+        + (" that needs a visit" if spec.visit else "")
+    )
     raise UserError(
         f"dialogue.examples: no {kind} of this question set makes example {number}; "
         "write it out (question, calls, answer) or leave it away"
