@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoscout.recipe import SearchSpec
 from nanoscout.records import Passage, ToolCall, ToolResult, ToolSpec
 from nanoscout.search.index import SearchIndex
+from nanoscout.search.local import LocalSearch
+from nanoscout.search.pages import page_portion
 from nanoscout.tools import toolbox as toolbox_module
 from nanoscout.tools.protocol import ToolUnavailable
-from nanoscout.tools.search_tools import Visit, WebSearch, page_portion
+from nanoscout.tools.search_tools import search_tools
 from nanoscout.tools.toolbox import Toolbox
 
 LONG = " ".join(f"word{n}" for n in range(400))
@@ -23,8 +24,8 @@ PAGES = [
     Passage("p3", "Chronicle", LONG, "https://w.org/Chronicle"),
 ]
 INDEX = SearchIndex.build(PAGES)
-SPEC = SearchSpec(results=2, preview_chars=30, page_chars=1_000)
-TOOLS = Toolbox([WebSearch(INDEX, SPEC), Visit(INDEX, SPEC)])
+PAGE_CHARS = 1_000
+TOOLS = Toolbox(search_tools(LocalSearch(INDEX, preview_chars=30), 2, PAGE_CHARS))
 
 
 def call(name: str, tools: Toolbox = TOOLS, **args: Any) -> ToolResult:
@@ -43,10 +44,22 @@ def test_a_search_shows_numbered_titles_urls_and_previews() -> None:
 
 
 def test_the_window_preview_shows_the_words_of_the_query() -> None:
-    spec = SearchSpec(results=1, preview="window", preview_chars=40)
-    result = call("web_search", Toolbox([WebSearch(INDEX, spec)]), query="word390")
+    window = LocalSearch(INDEX, preview="window", preview_chars=40)
+    tools = Toolbox(search_tools(window, 1, PAGE_CHARS))
+    result = call("web_search", tools, query="word390")
     assert "word390" in result.text
     assert "word390" not in call("web_search", query="word390").text
+
+
+def test_further_result_pages_go_on_where_the_last_one_ended() -> None:
+    tools = Toolbox(search_tools(LocalSearch(INDEX, preview_chars=30), 1, PAGE_CHARS))
+    ones = [call("web_search", tools, query="Brell", page=n) for n in (1, 2, 3)]
+    assert [one.shown for one in ones] == [("p2",), ("p1",), ()]
+    assert ones[1].text.startswith("2. Alma Voss\n")
+    assert ones[2].text == "No more results."
+    assert call("web_search", query="Brell", page=10**9).text == "No more results."
+    for page in (0, -1):
+        assert not call("web_search", query="Brell", page=page).ok
 
 
 def test_a_search_without_hits_says_so_in_words() -> None:
@@ -92,7 +105,7 @@ def test_a_long_page_is_read_to_its_end_by_following_its_last_line() -> None:
         title, _, text = result.text.partition("\n")
         assert title == "Chronicle"
         text, _, more = text.partition("\n(")
-        assert len(text) <= SPEC.page_chars
+        assert len(text) <= PAGE_CHARS
         read.append(text)
         if not more:
             break
@@ -133,7 +146,7 @@ def test_the_portions_of_a_page_are_the_page(text: str, length: int) -> None:
         ("web_search", {"query": None}, 'web_search needs "query".'),
         ("web_search", {"query": ["a"]}, '"query" of web_search must be of type string.'),
         ("web_search", {"query": 7}, '"query" of web_search must be of type string.'),
-        ("web_search", {"query": "a", "k": 3}, "web_search has no 'k'; it takes: query."),
+        ("web_search", {"query": "a", "k": 3}, "web_search has no 'k'; it takes: query, page."),
         ("visit", {"offset": 3}, 'visit needs "url".'),
         ("visit", {"url": "u", "offset": "3"}, '"offset" of visit must be of type integer.'),
         ("visit", {"url": "u", "offset": True}, '"offset" of visit must be of type integer.'),

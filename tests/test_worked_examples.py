@@ -8,13 +8,12 @@ from nanoscout.dialogue.format import XmlFormat
 from nanoscout.errors import UserError
 from nanoscout.questions.question_set import QuestionSet
 from nanoscout.questions.world import load_world
-from nanoscout.recipe import DialogueSpec, ExampleSpec, QuestionsSpec, SearchSpec, WorldSpec
+from nanoscout.recipe import DialogueSpec, ExampleSpec, QuestionsSpec, WorldSpec
 from nanoscout.rollout.worked_examples import work_examples
 from nanoscout.search.index import SearchIndex
-from nanoscout.tools.search_tools import Visit, WebSearch
+from nanoscout.search.local import LocalSearch
+from nanoscout.tools.search_tools import search_tools
 from nanoscout.tools.toolbox import Toolbox
-
-SEARCH = SearchSpec(results=2, preview_chars=60)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,8 @@ def world() -> QuestionSet:
 @pytest.fixture(scope="module")
 def toolbox(world: QuestionSet) -> Toolbox:
     index = SearchIndex.build(world.passages)
-    return Toolbox([WebSearch(index, SEARCH), Visit(index, SEARCH)])
+    engine = LocalSearch(index, preview_chars=60)
+    return Toolbox(search_tools(engine, results=2, page_chars=2_000))
 
 
 def work(world: QuestionSet, toolbox: Toolbox, *specs: ExampleSpec) -> list[list[dict[str, str]]]:

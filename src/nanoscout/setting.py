@@ -23,7 +23,8 @@ from nanoscout.recipe import ModelSpec, Recipe, dump_recipe, load_recipe
 from nanoscout.rollout.environment import Environment
 from nanoscout.rollout.worked_examples import work_examples
 from nanoscout.search.index import SearchIndex
-from nanoscout.tools.search_tools import Visit, WebSearch
+from nanoscout.search.local import LocalSearch
+from nanoscout.tools.search_tools import search_tools
 from nanoscout.tools.toolbox import Toolbox
 
 
@@ -95,4 +96,6 @@ def make_setting(
 
 
 def _toolbox(recipe: Recipe, index: SearchIndex) -> Toolbox:
-    return Toolbox([WebSearch(index, recipe.search), Visit(index, recipe.search)])
+    spec = recipe.search
+    engine = LocalSearch(index, spec.preview, spec.preview_chars)
+    return Toolbox(search_tools(engine, spec.results, spec.page_chars))

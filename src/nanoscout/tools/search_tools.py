@@ -1,61 +1,57 @@
-"""The two tools of a scout over the local index: `web_search` finds pages, `visit` reads one.
+"""The two tools of a scout over a search engine: `web_search` finds pages, `visit` reads one.
 
-What the model reads is compact, since every token of it costs context and time. The tools run
-inline, without threads, so that an episode over them is deterministic.
+What the model reads is compact, since every token of it costs context and time.
 """
 
 from typing import Any
 
-from nanoscout.recipe import SearchSpec
-from nanoscout.records import Hit, Page, Passage, ToolResult, ToolSpec
-from nanoscout.search.index import SearchIndex
-from nanoscout.search.snippets import first_characters, query_window
+from nanoscout.records import Hit, Page, ToolResult, ToolSpec
+from nanoscout.search.protocol import SearchEngine, SearchUnavailable
+from nanoscout.tools.protocol import Tool, ToolUnavailable
+
+NO_PAGE = "No page at this URL. Visit a URL from a search result."
+
+
+def search_tools(engine: SearchEngine, results: int, page_chars: int) -> list[Tool]:
+    """`results`: hits on a result page; `page_chars`: characters of a page read by one visit."""
+    return [WebSearch(engine, results), Visit(engine, page_chars)]
 
 
 class WebSearch:
-    def __init__(self, index: SearchIndex, settings: SearchSpec):
-        self._index = index
-        self._settings = settings
+    def __init__(self, engine: SearchEngine, results: int):
+        self._engine = engine
+        self._results = results
         self.spec = ToolSpec(
             name="web_search",
             description="Search the web. Returns titles, URLs and previews of the best pages.",
             parameters={
                 "type": "object",
-                "properties": {"query": {"type": "string"}},
+                "properties": {"query": {"type": "string"}, "page": {"type": "integer"}},
                 "required": ["query"],
                 "additionalProperties": False,
             },
         )
 
-    def search(self, query: str) -> list[Hit]:
-        settings = self._settings
-        return [
-            Hit(
-                passage_id=ranked.passage.id,
-                title=ranked.passage.title,
-                url=ranked.passage.url,
-                preview=first_characters(ranked.passage.text, settings.preview_chars)
-                if settings.preview == "first"
-                else query_window(ranked.passage.text, query, settings.preview_chars),
-                score=ranked.score,
-            )
-            for ranked in self._index.search(query, settings.results)
-        ]
-
     async def call(self, args: dict[str, Any]) -> ToolResult:
-        hits = self.search(args["query"])
+        page = args.get("page", 1)
+        if page < 1:
+            return ToolResult(f"There is no result page {page}. Leave it away.", ok=False)
+        try:
+            hits = await self._engine.search(args["query"], self._results, page)
+        except SearchUnavailable as error:
+            raise ToolUnavailable(str(error)) from error
         if not hits:
-            return ToolResult("No results. Try other words.", ok=True)
-        text = "\n".join(
-            f"{rank}. {hit.title}\n{hit.url}\n{hit.preview}" for rank, hit in enumerate(hits, 1)
-        )
+            text = "No more results." if page > 1 else "No results. Try other words."
+            return ToolResult(text, ok=True)
+        first = (page - 1) * self._results + 1
+        text = hits_text(hits, first)
         return ToolResult(text, ok=True, shown=tuple(hit.passage_id for hit in hits))
 
 
 class Visit:
-    def __init__(self, index: SearchIndex, settings: SearchSpec):
-        self._index = index
-        self._settings = settings
+    def __init__(self, engine: SearchEngine, page_chars: int):
+        self._engine = engine
+        self._page_chars = page_chars
         self.spec = ToolSpec(
             name="visit",
             description="Read the page at a URL that a search has shown.",
@@ -67,42 +63,29 @@ class Visit:
             },
         )
 
-    def visit(self, url: str, offset: int = 0) -> Page | None:
-        """The portion of the page that begins at character `offset`; None for an unknown URL."""
-        url = url.strip()
-        passage = self._index.passage(url) or self._index.passage(url.rstrip("/"))
-        return page_portion(passage, offset, self._settings.page_chars) if passage else None
-
     async def call(self, args: dict[str, Any]) -> ToolResult:
         offset = args.get("offset", 0)
-        page = self.visit(args["url"], offset)
+        try:
+            page = await self._engine.visit(args["url"], self._page_chars, offset)
+        except SearchUnavailable as error:
+            raise ToolUnavailable(str(error)) from error
         if page is None:
-            return ToolResult("No page at this URL. Visit a URL from a search result.", ok=False)
+            return ToolResult(NO_PAGE, ok=False)
         if offset < 0 or (offset and not page.text):
             return ToolResult(f"The page has no offset {offset}. Leave it away.", ok=False)
-        text = f"{page.title}\n{page.text}"
-        if page.next_offset is not None:
-            text += f'\n(The page goes on: visit it with "offset": {page.next_offset}.)'
-        return ToolResult(text, ok=True, shown=(page.passage_id,))
+        return ToolResult(page_text(page), ok=True, shown=(page.passage_id,))
 
 
-def page_portion(passage: Passage, offset: int, length: int) -> Page:
-    """At most `length` characters of a page from `offset` on, cut at white space where there is.
-
-    White space around a portion is left out, and so is `offset` moved on to where a word begins.
-    """
-    text = passage.text.rstrip()
-    rest = text[max(0, offset) :].lstrip()
-    begin = len(text) - len(rest)
-    end = len(rest)
-    if end > length:
-        cut = max(rest.rfind(" ", 0, length + 1), rest.rfind("\n", 0, length + 1))
-        end = cut if cut > 0 else length
-    return Page(
-        passage_id=passage.id,
-        title=passage.title,
-        url=passage.url,
-        text=rest[:end].rstrip(),
-        offset=begin,
-        next_offset=begin + end if end < len(rest) else None,
+def hits_text(hits: list[Hit], first: int = 1) -> str:
+    """A result page in plain words; `first` is the number of its first hit."""
+    return "\n".join(
+        f"{rank}. {hit.title}\n{hit.url}\n{hit.preview}" for rank, hit in enumerate(hits, first)
     )
+
+
+def page_text(page: Page) -> str:
+    """A portion of a page in plain words, with the offset to go on from where there is more."""
+    text = f"{page.title}\n{page.text}"
+    if page.next_offset is not None:
+        text += f'\n(The page goes on: visit it with "offset": {page.next_offset}.)'
+    return text
