@@ -19,6 +19,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
+from nanoscout import memory
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.errors import UserError
 from nanoscout.questions.sampler import QuestionStream
@@ -93,8 +94,10 @@ class Trainer:
             # Cached values can differ in their last bits by how they came about: a resumed run
             # has none, so neither may this one.
             self.engine.forget()
+            memory.trim()
             batch = await collector.collect(self.progress, self.reporter.episode_done)
             collected = time.perf_counter()
+            memory.trim()
             stats = self._learn(batch, stage)
             learned = time.perf_counter()
 
