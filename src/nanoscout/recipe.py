@@ -71,6 +71,25 @@ class QuestionsSpec(Spec):
     For sources that have only some hop types, the others' weights are ignored."""
 
 
+class FaultSpec(Spec):
+    """Faults of the simulated search engine (search/faults.py): how often each one strikes."""
+
+    drop: Share = 0.0
+    """A hit is missing from the result page."""
+    demote: Share = 0.0
+    """A hit stands at the end of the result page."""
+    duplicate: Share = 0.0
+    """A hit is followed by a copy of it under another URL."""
+    timeout: Share = 0.0
+    """A search or visit is answered with a time-out."""
+    rate_limit: Share = 0.0
+    """A search or visit is answered with "429 Too many requests"."""
+    empty_page: Share = 0.0
+    """A page opens without its text."""
+    dead_link: Share = 0.0
+    """A URL of a result page leads nowhere."""
+
+
 class SearchSpec(Spec):
     results: Annotated[int, Field(ge=1, le=50)] = 10
     """Hits that a web_search shows."""
@@ -79,6 +98,8 @@ class SearchSpec(Spec):
     preview_chars: Annotated[int, Field(ge=20, le=2_000)] = 160
     page_chars: Annotated[int, Field(ge=100)] = 2_000
     """Characters of a page that one visit shows."""
+    faults: FaultSpec = FaultSpec()
+    """In training, where a stage names none of its own. Evaluations see none."""
 
 
 class ExampleCall(Spec):
@@ -187,6 +208,8 @@ class StageSpec(Spec):
     """Drop and replace groups whose correctness is the same in all rollouts."""
     max_rounds: Positive = 4
     """Rounds of rollouts in a step while the batch is not full; then it is trained on as it is."""
+    faults: FaultSpec | None = None
+    """Faults of the search engine in this stage; none: those of [search]."""
     examples: Annotated[int, Field(ge=0)] | None = None
     """Worked examples shown in this stage (the first so many); none: all."""
 

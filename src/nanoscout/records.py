@@ -105,6 +105,8 @@ class ToolResult:
     shown: tuple[str, ...] = ()
     """Ids of the passages of which the result shows text."""
     seconds: float = 0.0
+    faults: tuple[str, ...] = ()
+    """Names of the faults that the simulated search engine put in."""
 
 
 class StopReason(StrEnum):

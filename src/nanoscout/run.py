@@ -58,7 +58,7 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
         trainer = Trainer(
             recipe,
             setting.model,
-            setting.environment,
+            setting.training_environments(recipe),
             setting.engine,
             questions.train,
             folder,

@@ -7,7 +7,7 @@ so that a trained model is asked in exactly the environment it was trained in.
 import asyncio
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,13 +19,16 @@ from nanoscout.errors import UserError
 from nanoscout.files import write_json, write_text
 from nanoscout.models import generation_stop_ids, load_model
 from nanoscout.questions import QuestionSet
-from nanoscout.recipe import ModelSpec, Recipe, dump_recipe, load_recipe
+from nanoscout.recipe import FaultSpec, ModelSpec, Recipe, dump_recipe, load_recipe
 from nanoscout.rollout.environment import Environment
 from nanoscout.rollout.worked_examples import work_examples
+from nanoscout.search.faults import Faults
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
 from nanoscout.tools.search_tools import search_tools
 from nanoscout.tools.toolbox import Toolbox
+
+NO_FAULTS = FaultSpec()
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,16 @@ class Setting:
     environment: Environment
     engine: TorchEngine
     index: SearchIndex
+
+    def training_environments(self, recipe: Recipe) -> list[Environment]:
+        """For each stage the environment with the stage's faults of the search engine."""
+        return [
+            replace(
+                self.environment,
+                toolbox=_toolbox(recipe, self.index, stage.faults or recipe.search.faults),
+            )
+            for stage in recipe.stage
+        ]
 
 
 def prepare_folder(recipe: Recipe, folder: Path, questions: QuestionSet) -> None:
@@ -95,7 +108,8 @@ def make_setting(
     return Setting(model, environment, engine, index)
 
 
-def _toolbox(recipe: Recipe, index: SearchIndex) -> Toolbox:
+def _toolbox(recipe: Recipe, index: SearchIndex, faults: FaultSpec = NO_FAULTS) -> Toolbox:
     spec = recipe.search
     engine = LocalSearch(index, spec.preview, spec.preview_chars)
-    return Toolbox(search_tools(engine, spec.results, spec.page_chars))
+    world = Faults(faults, recipe.seed)
+    return Toolbox(search_tools(engine, spec.results, spec.page_chars, world))

@@ -34,6 +34,7 @@ def batch_metrics(batch: Batch) -> dict[str, Any]:
         "tool_use": _mean([float(bool(t.calls)) for t in trajectories]),
         "calls": _mean([float(len(t.calls)) for t in trajectories]),
         "visits": _mean([_visits(t) for t in trajectories]),
+        "faults": _mean([_faults(t) for t in trajectories]),
         "malformed": _mean([float(any(u.kind.malformed for u in t.turns)) for t in trajectories]),
         "sampled_tokens": _mean([float(t.sampled_tokens) for t in trajectories]),
         "stops": {reason: count / len(trajectories) for reason, count in sorted(stops.items())},
@@ -47,6 +48,10 @@ def learner_metrics(stats: StepStats) -> dict[str, Any]:
 
 def _visits(trajectory: Trajectory) -> float:
     return float(sum(t.call is not None and t.call.name == "visit" for t in trajectory.calls))
+
+
+def _faults(trajectory: Trajectory) -> float:
+    return float(sum(len(turn.result.faults) for turn in trajectory.turns if turn.result))
 
 
 def _mean(values: list[float]) -> float:

@@ -53,26 +53,29 @@ class Position:
 
 
 class Trainer:
-    """Trains `model` in place; resumes from the newest checkpoint in the run's folder, if any."""
+    """Trains `model` in place; resumes from the newest checkpoint in the run's folder, if any.
+
+    `environments`: one for each stage of the recipe; they differ in their faults only.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
         model: PreTrainedModel,
-        environment: Environment,
+        environments: Sequence[Environment],
         engine: TorchEngine,
         questions: Sequence[Question],
         folder: Path,
         reporter: Reporter,
     ):
         self.recipe = recipe
-        self.environment = environment
+        self.environments = environments
         self.engine = engine
         self.questions = questions
         self.folder = folder
         self.reporter = reporter
         self.learner = Learner(
-            model, recipe.optimiser, recipe.dapo, sorted(environment.dialogue.banned_ids)
+            model, recipe.optimiser, recipe.dapo, sorted(environments[0].dialogue.banned_ids)
         )
         self.position = Position()
         self.progress = StageProgress()
@@ -114,7 +117,8 @@ class Trainer:
     def _collector(self, stage: StageSpec) -> Collector:
         mix = stage.hops or self.recipe.questions.hops
         stream = QuestionStream(self.questions, dict(mix), self.recipe.seed)
-        return Collector(stage, stream, self.environment, self.engine, self.recipe.seed)
+        environment = self.environments[self.position.stage]
+        return Collector(stage, stream, environment, self.engine, self.recipe.seed)
 
     def _learn(self, batch: Batch, stage: StageSpec) -> StepStats | None:
         """The optimiser steps on a batch; None where no group of it carries a signal."""

@@ -5,22 +5,30 @@ What the model reads is compact, since every token of it costs context and time.
 
 from typing import Any
 
+from nanoscout.recipe import FaultSpec
 from nanoscout.records import Hit, Page, ToolResult, ToolSpec
+from nanoscout.search.faults import DEAD_LINK, MIRROR, Faults
 from nanoscout.search.protocol import SearchEngine, SearchUnavailable
 from nanoscout.tools.protocol import Tool, ToolUnavailable
 
 NO_PAGE = "No page at this URL. Visit a URL from a search result."
 
 
-def search_tools(engine: SearchEngine, results: int, page_chars: int) -> list[Tool]:
+NO_FAULTS = Faults(FaultSpec(), seed=0)
+
+
+def search_tools(
+    engine: SearchEngine, results: int, page_chars: int, faults: Faults = NO_FAULTS
+) -> list[Tool]:
     """`results`: hits on a result page; `page_chars`: characters of a page read by one visit."""
-    return [WebSearch(engine, results), Visit(engine, page_chars)]
+    return [WebSearch(engine, results, faults), Visit(engine, page_chars, faults)]
 
 
 class WebSearch:
-    def __init__(self, engine: SearchEngine, results: int):
+    def __init__(self, engine: SearchEngine, results: int, faults: Faults = NO_FAULTS):
         self._engine = engine
         self._results = results
+        self._faults = faults
         self.spec = ToolSpec(
             name="web_search",
             description="Search the web. Returns titles, URLs and previews of the best pages.",
@@ -36,22 +44,27 @@ class WebSearch:
         page = args.get("page", 1)
         if page < 1:
             return ToolResult(f"There is no result page {page}. Leave it away.", ok=False)
+        query = args["query"]
+        if refusal := self._faults.refusal(query):
+            return _refused(refusal)
         try:
-            hits = await self._engine.search(args["query"], self._results, page)
+            hits = await self._engine.search(query, self._results, page)
         except SearchUnavailable as error:
             raise ToolUnavailable(str(error)) from error
+        hits, faults = self._faults.of_hits(query, hits)
         if not hits:
             text = "No more results." if page > 1 else "No results. Try other words."
-            return ToolResult(text, ok=True)
-        first = (page - 1) * self._results + 1
-        text = hits_text(hits, first)
-        return ToolResult(text, ok=True, shown=tuple(hit.passage_id for hit in hits))
+            return ToolResult(text, ok=True, faults=faults)
+        text = hits_text(hits, first=(page - 1) * self._results + 1)
+        shown = tuple(dict.fromkeys(hit.passage_id for hit in hits))
+        return ToolResult(text, ok=True, shown=shown, faults=faults)
 
 
 class Visit:
-    def __init__(self, engine: SearchEngine, page_chars: int):
+    def __init__(self, engine: SearchEngine, page_chars: int, faults: Faults = NO_FAULTS):
         self._engine = engine
         self._page_chars = page_chars
+        self._faults = faults
         self.spec = ToolSpec(
             name="visit",
             description="Read the page at a URL that a search has shown.",
@@ -64,16 +77,28 @@ class Visit:
         )
 
     async def call(self, args: dict[str, Any]) -> ToolResult:
-        offset = args.get("offset", 0)
+        url, offset = args["url"].strip().removesuffix(MIRROR), args.get("offset", 0)
+        if refusal := self._faults.refusal(url):
+            return _refused(refusal)
         try:
-            page = await self._engine.visit(args["url"], self._page_chars, offset)
+            page = await self._engine.visit(url, self._page_chars, offset)
         except SearchUnavailable as error:
             raise ToolUnavailable(str(error)) from error
         if page is None:
             return ToolResult(NO_PAGE, ok=False)
         if offset < 0 or (offset and not page.text):
             return ToolResult(f"The page has no offset {offset}. Leave it away.", ok=False)
-        return ToolResult(page_text(page), ok=True, shown=(page.passage_id,))
+        page, faults = self._faults.of_page(page)
+        if page is None:
+            return ToolResult(DEAD_LINK, ok=True, faults=faults)
+        shown = (page.passage_id,) if page.text else ()
+        return ToolResult(page_text(page), ok=True, shown=shown, faults=faults)
+
+
+def _refused(refusal: tuple[str, str]) -> ToolResult:
+    """A fault of the world is not one of the call, which counts as carried out."""
+    text, name = refusal
+    return ToolResult(text, ok=True, faults=(name,))
 
 
 def hits_text(hits: list[Hit], first: int = 1) -> str:
