@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,10 @@ PAGES = [
     *(Passage(f"n{n}", f"Note {n}", f"A note on Brell, {n}", f"u:{n}") for n in range(30)),
 ]
 PATHS = ("/search", "/visit", "/retrieve")
+FRESH = httpx2.Client(
+    timeout=60, trust_env=False, limits=httpx2.Limits(max_keepalive_connections=0)
+)
+"""Makes a connection of its own for each request, so that any worker may answer it."""
 CLI = ("-m", "nanoscout", "index", "serve")
 
 
@@ -53,13 +58,12 @@ class Server:
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
     def post(self, path: str, body: Any = None, **more: Any) -> httpx2.Response:
-        """A POST over a connection of its own."""
         if body is not None:
             more["content"] = json.dumps(body)
-        return httpx2.post(self.url + path, timeout=60, trust_env=False, **more)
+        return FRESH.post(self.url + path, **more)
 
     def get(self, path: str, **more: Any) -> httpx2.Response:
-        return httpx2.get(self.url + path, timeout=60, trust_env=False, **more)
+        return FRESH.get(self.url + path, **more)
 
 
 @contextlib.contextmanager
@@ -337,12 +341,12 @@ def test_the_token_is_asked_for(folder: Path) -> None:
         asked = {"query": "Brell"}
         for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": b"s\xc3\xa9same"}):
             for response in (
-                httpx2.post(f"{url}/search", json=asked, headers=headers, trust_env=False),
-                httpx2.get(f"{url}/metrics", headers=headers, trust_env=False),
+                FRESH.post(f"{url}/search", json=asked, headers=headers),
+                FRESH.get(f"{url}/metrics", headers=headers),
             ):
                 assert response.status_code == 401
                 assert "Bearer TOKEN" in response.json()["error"]
-        assert httpx2.get(f"{url}/health", trust_env=False).status_code == 200
+        assert FRESH.get(f"{url}/health").status_code == 200
         assert len(asyncio.run(HttpSearch(url, token="sésame").search("Brell", 3))) == 3
         with pytest.raises(UserError, match="wants its token"):
             asyncio.run(HttpSearch(url, token="other").search("Brell", 3))
@@ -368,10 +372,30 @@ def test_an_engine_that_is_not_there_is_unavailable(server: Server) -> None:
         asyncio.run(HttpSearch(f"http://127.0.0.1:{port}").search("Brell", 3))
     with pytest.raises(UserError, match="k: "):
         asyncio.run(HttpSearch(server.url).search("Brell", 51))
-    with pytest.raises(UserError, match="no nanoscout search server there"):
-        asyncio.run(HttpSearch(f"{server.url}/health?").visit("u", 10))
     with pytest.raises(UserError, match="begins with http"):
         HttpSearch("ftp://w.org")
+
+
+@pytest.mark.parametrize("body", [b"hello", b"[]", b'{"results": {}}', b'{"results": [[{}]]}'])
+def test_an_answer_from_another_kind_of_server_is_told_so(body: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            connection, _ = other.accept()
+            with connection:
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+                answered = False
+                while connection.recv(10_000):  # to its end, lest the close become a reset
+                    if not answered:
+                        connection.sendall(head.encode() + body)
+                        answered = True
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        engine = HttpSearch(f"http://127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(UserError, match="no nanoscout search server there"):
+            asyncio.run(engine.search("Brell", 3))
+        thread.join()
 
 
 def searches(server: Server) -> set[float]:

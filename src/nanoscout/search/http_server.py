@@ -134,7 +134,7 @@ class _Worker:
         self._turn = asyncio.Lock()
 
     def app(self) -> Starlette:
-        return Starlette(
+        app = Starlette(
             routes=[
                 self._post("/search", SearchRequest, self._search),
                 self._post("/visit", VisitRequest, self._visit),
@@ -144,6 +144,8 @@ class _Worker:
             ],
             exception_handlers={HTTPException: _no_such_route, Exception: _fault},
         )
+        app.router.redirect_slashes = False
+        return app
 
     async def _search(self, asked: SearchRequest) -> Response:
         engine = LocalSearch(self._index, asked.preview, asked.preview_chars)
