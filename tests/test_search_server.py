@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,14 +20,22 @@ import psutil
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scripted import ScriptedEngine
 
+from nanoscout.engine.protocol import Sampling
 from nanoscout.errors import UserError
-from nanoscout.records import Passage
+from nanoscout.models import load_model
+from nanoscout.questions import load_questions
+from nanoscout.recipe import load_recipe
+from nanoscout.records import Passage, Question, TurnKind
+from nanoscout.rollout.episode import Limits as ConversationLimits
+from nanoscout.rollout.episode import run_episode
 from nanoscout.search.http_search import HttpSearch
 from nanoscout.search.http_server import serve
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
 from nanoscout.search.protocol import SearchUnavailable
+from nanoscout.setting import make_setting, prepare_folder
 
 FILLER = "Nothing of note happened there for a long time. " * 8
 PAGES = [
@@ -41,6 +50,7 @@ FRESH = httpx2.Client(
 )
 """Makes a connection of its own for each request, so that any worker may answer it."""
 CLI = ("-m", "nanoscout", "index", "serve")
+SMOKE = Path(__file__).parents[1] / "recipes" / "smoke.toml"
 
 
 @dataclass(frozen=True)
@@ -426,3 +436,50 @@ def test_the_service_and_its_counts_outlive_a_worker(server: Server) -> None:
     text = server.get("/metrics").text
     assert 'nanoscout_requests_total{path="/search",status="200"}' in text
     assert 'nanoscout_request_seconds_count{path="/search"}' in text
+
+
+def test_an_episode_over_http_is_the_one_in_process(
+    server: Server, folder: Path, tmp_path: Path
+) -> None:
+    turns = [
+        '<tool>{"name": "web_search", "args": {"query": "Brell"}}</tool>',
+        '<tool>{"name": "web_search", "args": {"query": "Brell", "page": 2}}</tool>',
+        '<tool>{"name": "visit", "args": {"url": "https://w.org/Brell"}}</tool>',
+        '<tool>{"name": "visit", "args": {"url": "https://w.org/none"}}</tool>',
+        "<answer>paints</answer>",
+    ]
+    conversations = []
+    for line in ([], [f"search.server={server.url}"]):
+        recipe = load_recipe(SMOKE, ["search.results=4", "search.preview_chars=60", *line])
+        run = tmp_path / f"run{len(line)}"
+        prepare_folder(recipe, run, load_questions(recipe.questions, recipe.seed))
+        shutil.rmtree(run / "index")
+        shutil.copytree(folder, run / "index")
+        setting = make_setting(recipe, run, *load_model(recipe.model))
+        engine = ScriptedEngine(
+            setting.environment.dialogue.tokenizer,
+            lambda so_far, seed: turns[so_far.count("<|im_start|>assistant") - 1],
+        )
+        question = Question("q", "Who paints?", "Its mayor")
+        limits = ConversationLimits(context=20_000, turns=9, turn_tokens=200, malformed_turns=0)
+        conversations.append(
+            asyncio.run(
+                run_episode(question, setting.environment, engine, limits, Sampling(), seed=1)
+            )
+        )
+    local, remote = conversations
+    assert remote.token_ids == local.token_ids
+    assert remote.shown == local.shown
+    assert {"p1", "p2"} < local.shown
+    assert [turn.kind for turn in remote.turns] == [TurnKind.CALL] * 4 + [TurnKind.ANSWER]
+
+
+def test_a_recipe_whose_server_is_not_there_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    recipe = load_recipe(SMOKE, [f"search.server=http://127.0.0.1:{port}"])
+    with pytest.raises(UserError, match=r"search\.server: .* start it with nanoscout index serve"):
+        prepare_folder(recipe, tmp_path / "run", load_questions(recipe.questions, recipe.seed))
+    assert list(tmp_path.iterdir()) == []

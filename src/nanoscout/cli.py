@@ -1,6 +1,5 @@
 """The command line: `nanoscout train`, `eval`, `ask`, `index`. Heavy imports wait for a verb."""
 
-import asyncio
 import logging
 import os
 import sys
@@ -54,8 +53,7 @@ def ask(
     """Ask a trained model; shows what it searches, what it reads, and its answer with sources."""
     from nanoscout.ask import ask_run
 
-    console = Console()
-    asyncio.run(ask_run(question, run, console))
+    ask_run(question, run, Console())
 
 
 @app.command("eval")

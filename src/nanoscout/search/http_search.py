@@ -18,6 +18,9 @@ CONNECTIONS = 32
 TIMEOUT = httpx2.Timeout(30.0, connect=5.0, pool=None)
 """Seconds; a wait for one of the connections has no limit of its own."""
 
+TOKEN_VARIABLE = "NANOSCOUT_TOKEN"
+"""The environment variable that holds the server's token, for it and for its clients."""
+
 T = TypeVar("T")
 
 
