@@ -1,5 +1,6 @@
 """Ask a run's trained model one question and watch it work."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -24,7 +25,7 @@ ENDINGS = {
 }
 
 
-async def ask_run(question: str, folder: Path, console: Console) -> Trajectory:
+def ask_run(question: str, folder: Path, console: Console) -> Trajectory:
     """Print the conversation turn by turn, then the answer with the pages it rests on."""
     recipe, setting = open_setting(folder)
     spec = recipe.evaluation
@@ -42,14 +43,16 @@ async def ask_run(question: str, folder: Path, console: Console) -> Trajectory:
             if len(lines) > QUOTED_LINES:
                 console.print(f"  [dim]… {len(lines) - QUOTED_LINES} more lines[/]")
 
-    trajectory = await run_episode(
-        Question(id="asked", text=question, answer=""),
-        setting.environment,
-        setting.engine,
-        Limits(spec.context, spec.turns, spec.turn_tokens, spec.malformed_turns),
-        Sampling(temperature=0.0),
-        seed=0,
-        on_turn=show,
+    trajectory = asyncio.run(
+        run_episode(
+            Question(id="asked", text=question, answer=""),
+            setting.environment,
+            setting.engine,
+            Limits(spec.context, spec.turns, spec.turn_tokens, spec.malformed_turns),
+            Sampling(temperature=0.0),
+            seed=0,
+            on_turn=show,
+        )
     )
     if trajectory.answer is None:
         console.print(f"[bold red]No answer:[/] {ENDINGS[trajectory.stop]}.")

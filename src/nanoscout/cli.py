@@ -1,6 +1,5 @@
-"""The command line: `nanoscout train`, `eval`, `ask`. Heavy imports wait for their verb."""
+"""The command line: `nanoscout train`, `eval`, `ask`, `index`. Heavy imports wait for a verb."""
 
-import asyncio
 import logging
 import os
 import sys
@@ -19,6 +18,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+index_app = typer.Typer(help="A search index of your own documents.", no_args_is_help=True)
+app.add_typer(index_app, name="index")
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; repeatable."),
@@ -52,8 +53,7 @@ def ask(
     """Ask a trained model; shows what it searches, what it reads, and its answer with sources."""
     from nanoscout.ask import ask_run
 
-    console = Console()
-    asyncio.run(ask_run(question, run, console))
+    ask_run(question, run, Console())
 
 
 @app.command("eval")
@@ -71,6 +71,24 @@ def evaluate(
     from nanoscout.run import evaluate_run
 
     evaluate_run(run, model, questions, out, Console())
+
+
+@index_app.command("serve")
+def index_serve(
+    folder: Annotated[Path, typer.Argument(metavar="INDEX_FOLDER", help="An index's folder.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but loopback needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = 8080,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the index.")] = 1,
+    token_env: Annotated[
+        str, typer.Option(help="The environment variable with the token that clients must send.")
+    ] = "NANOSCOUT_TOKEN",
+) -> None:
+    """Serve an index over HTTP: /search, /visit, /retrieve, /health and /metrics."""
+    from nanoscout.search.http_server import serve
+
+    serve(folder, host, port, workers, os.environ.get(token_env, "").strip())
 
 
 def main() -> None:

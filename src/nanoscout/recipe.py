@@ -91,6 +91,9 @@ class FaultSpec(Spec):
 
 
 class SearchSpec(Spec):
+    server: str = ""
+    """Address of a search server (`nanoscout index serve`) to ask instead of searching in this
+    process, e.g. http://127.0.0.1:8080; its token comes from the variable NANOSCOUT_TOKEN."""
     results: Annotated[int, Field(ge=1, le=50)] = 10
     """Hits that a web_search shows."""
     preview: Literal["first", "window"] = "first"
