@@ -448,9 +448,10 @@ def test_an_episode_over_http_is_the_one_in_process(
         '<tool>{"name": "visit", "args": {"url": "https://w.org/none"}}</tool>',
         "<answer>paints</answer>",
     ]
+    overrides = ["search.results=4", "search.preview_chars=60", "dialogue.examples=[]"]
     conversations = []
     for line in ([], [f"search.server={server.url}"]):
-        recipe = load_recipe(SMOKE, ["search.results=4", "search.preview_chars=60", *line])
+        recipe = load_recipe(SMOKE, [*overrides, *line])
         run = tmp_path / f"run{len(line)}"
         prepare_folder(recipe, run, load_questions(recipe.questions, recipe.seed))
         shutil.rmtree(run / "index")
@@ -470,7 +471,8 @@ def test_an_episode_over_http_is_the_one_in_process(
     local, remote = conversations
     assert remote.token_ids == local.token_ids
     assert remote.shown == local.shown
-    assert {"p1", "p2"} < local.shown
+    assert "p2" in local.shown
+    assert len(local.shown) >= 8  # two pages of four hits
     assert [turn.kind for turn in remote.turns] == [TurnKind.CALL] * 4 + [TurnKind.ANSWER]
 
 
