@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nanoscout.errors import UserError
 from nanoscout.questions import QuestionSet, load_questions
-from nanoscout.questions.jsonl import read_documents
+from nanoscout.questions.documents import read_documents
 from nanoscout.questions.sampler import QuestionStream, select
 from nanoscout.recipe import QuestionsSpec
 from nanoscout.records import Question, Step
@@ -269,7 +269,7 @@ def test_a_broken_line_is_named(tmp_path: Path, broken: str, complaint: str) -> 
 
 def test_a_fault_in_an_array_is_named_by_line_or_item(tmp_path: Path) -> None:
     path = tmp_path / "array.json"
-    path.write_text('[\n{"id": 1},\n{"id": }\n]')
+    path.write_text(f'[\n{json.dumps(record(0))},\n{{"id": }}\n]')
     with pytest.raises(UserError, match="line 3: not valid JSON"):
         musique(path)
     path.write_text(json.dumps([record(0), "x"]))
@@ -281,9 +281,9 @@ def test_a_fault_in_an_array_is_named_by_line_or_item(tmp_path: Path) -> None:
     ("content", "complaint"),
     [
         (None, "no such file"),
-        (b"", "holds no question"),
-        (b" \n\n", "holds no question"),
-        (b"[]", "holds no question"),
+        (b"", "holds no record"),
+        (b" \n\n", "holds no record"),
+        (b"[]", "holds no record"),
         (b'{"id": "\xff"}', "cannot be read"),
         (gzip.compress(b"{}" * 1000)[:-9], "cannot be read"),
         (b"\x1f\x8bnot gzip", "cannot be read"),

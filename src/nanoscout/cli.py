@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -24,6 +24,21 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; repeatable."),
 ]
+
+IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX_FOLDER", help="An index's folder.")]
+CorpusName = Annotated[
+    str,
+    typer.Argument(
+        metavar="CORPUS",
+        help="JSONL of {id, title, text, url?}; a folder of .md, .txt, .html and .pdf files; "
+        "a file of MuSiQue or HotpotQA; or world:PAGES:SEED.",
+    ),
+]
+CorpusKind = Annotated[
+    Literal["jsonl", "folder", "musique", "hotpotqa", "world"] | None,
+    typer.Option(help="The corpus's kind; by default seen from its name and content."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 @app.command()
@@ -75,7 +90,7 @@ def evaluate(
 
 @index_app.command("serve")
 def index_serve(
-    folder: Annotated[Path, typer.Argument(metavar="INDEX_FOLDER", help="An index's folder.")],
+    folder: IndexFolder,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but loopback needs a token.")
     ] = "127.0.0.1",
@@ -91,6 +106,73 @@ def index_serve(
     serve(folder, host, port, workers, os.environ.get(token_env, "").strip())
 
 
+@index_app.command("build")
+def index_build(
+    corpus: CorpusName,
+    out: Annotated[Path, typer.Option(help="The index's folder.")],
+    kind: CorpusKind = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the index in the folder, once this is whole.")
+    ] = False,
+) -> None:
+    """Index a corpus; a build that is cut off leaves what was there before."""
+    from nanoscout.indexing import build_index
+
+    build_index(corpus, out, kind, replace=replace, console=Console())
+
+
+@index_app.command("add")
+def index_add(folder: IndexFolder, corpus: CorpusName, kind: CorpusKind = None) -> None:
+    """Add documents to an index; those whose id is there already are replaced."""
+    from nanoscout.indexing import add_to_index
+
+    add_to_index(folder, corpus, kind, Console())
+
+
+@index_app.command("delete")
+def index_delete(
+    folder: IndexFolder, ids: Annotated[list[str], typer.Argument(metavar="ID...")]
+) -> None:
+    """Delete documents by their ids."""
+    from nanoscout.indexing import delete_from_index
+
+    delete_from_index(folder, ids, Console())
+
+
+@index_app.command("info")
+def index_info(folder: IndexFolder, json: AsJson = False) -> None:
+    """How many documents an index holds, and its size."""
+    from nanoscout.indexing import show_info
+
+    show_info(folder, Console(), as_json=json)
+
+
+@index_app.command("search")
+def index_search(
+    folder: IndexFolder,
+    query: Annotated[str, typer.Argument(help="Plain words; no query has syntax.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1_000, help="So many results.")] = 10,
+    json: AsJson = False,
+) -> None:
+    """Search an index."""
+    from nanoscout.indexing import show_search
+
+    show_search(folder, query, k, Console(), as_json=json)
+
+
+@index_app.command("visit")
+def index_visit(
+    folder: IndexFolder,
+    url: Annotated[str, typer.Argument(help="A URL that a search shows.")],
+    offset: Annotated[int, typer.Option(min=0, help="Characters to leave out.")] = 0,
+    chars: Annotated[int, typer.Option(min=1, help="Characters to show.")] = 10_000,
+) -> None:
+    """Read a document of an index."""
+    from nanoscout.indexing import show_page
+
+    show_page(folder, url, offset, chars, Console())
+
+
 def main() -> None:
     """Entry point: a UserError is one line on standard error and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -101,5 +183,7 @@ def main() -> None:
         print(f"nanoscout: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("nanoscout: stopped; go on with the same command and --resume", file=sys.stderr)
+        print(
+            "nanoscout: stopped; train goes on with the same command and --resume", file=sys.stderr
+        )
         sys.exit(130)

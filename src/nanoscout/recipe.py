@@ -60,7 +60,7 @@ class QuestionsSpec(Spec):
     held_out_path: str = ""
     """musique, jsonl: the file with the evaluation questions; empty: split off `path`."""
     documents: str = ""
-    """jsonl: a folder of .md/.txt files, the corpus."""
+    """jsonl: a folder of .md, .txt, .html and .pdf files, the corpus."""
     world: WorldSpec = WorldSpec()
     train: Positive = 4_000
     """At most this many training questions."""

@@ -1,14 +1,16 @@
 """Reading JSON records from a file: one object a line or one array, plain or gzip, UTF-8.
 
-Each record comes with the place it stands at, ready for an error message, and is checked
-against a pydantic model.
+Records are read one by one, so a file may be larger than memory. Each comes with the place it
+stands at, ready for an error message, and is checked against a pydantic model.
 """
 
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TextIO, TypeVar
 
@@ -29,6 +31,9 @@ Model = TypeVar("Model", bound=BaseModel)
 Json = dict[str, Any]
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_PIECE = 2**20
+"""Characters of an array that are read at a time, at least."""
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Json]]:
@@ -40,8 +45,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Json]]:
     found = False
     try:
         with path.open("rb") as raw:
-            zipped = raw.read(2) == _GZIP_MAGIC
-            raw.seek(0)
+            zipped = raw.peek(2)[:2] == _GZIP_MAGIC
             binary = gzip.GzipFile(fileobj=raw) if zipped else raw
             with io.TextIOWrapper(binary, encoding="utf-8-sig") as text:
                 for place, record in _records(path, text):
@@ -54,7 +58,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Json]]:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     if not found:
-        raise UserError(f"{path}: holds no question")
+        raise UserError(f"{path}: holds no record")
 
 
 def check_record(place: str, record: Json, model: type[Model]) -> Model:
@@ -69,21 +73,71 @@ def check_record(place: str, record: Json, model: type[Model]) -> Model:
 
 
 def _records(path: Path, text: TextIO) -> Iterator[tuple[str, Any]]:
-    lines = ((number, line) for number, line in enumerate(text, start=1) if line.strip())
-    for nth, (number, line) in enumerate(lines):
-        if nth == 0 and line.lstrip().startswith("["):
-            items = _parse(path, number, line + text.read())
-            for item_number, item in enumerate(items, start=1):
-                yield f"{path}, item {item_number}", item
-            return
-        yield f"{path}, line {number}", _parse(path, number, line.rstrip())
+    first, begin = 1, text.readline(_PIECE)
+    while begin and not begin.strip():
+        first, begin = first + begin.endswith("\n"), text.readline(_PIECE)
+    if begin.lstrip().startswith("["):
+        for number, item in enumerate(_items(path, first, begin, text), start=1):
+            yield f"{path}, item {number}", item
+        return
+    if not begin.endswith("\n"):
+        begin += text.readline()
+    for number, line in enumerate(chain([begin], text), start=first):
+        if line.strip():
+            yield f"{path}, line {number}", _parse(path, number, line.rstrip())
 
 
-def _parse(path: Path, first_line: int, text: str) -> Any:
+def _items(path: Path, line: int, buffer: str, text: TextIO) -> Iterator[Any]:
+    """The items of the array that begins in `buffer`, on `line`, and goes on in `text`."""
+    decode = json.JSONDecoder().raw_decode
+    place = buffer.index("[") + 1
+    empty = True
+    while True:
+        try:
+            begin = _after_space(buffer, place)
+            if empty and buffer.startswith("]", begin):
+                end = begin
+                break
+            item, end = decode(buffer, begin)
+            end = _after_space(buffer, end)
+            if not buffer.startswith((",", "]"), end):
+                raise json.JSONDecodeError("Expecting ',' delimiter", buffer, end)
+        except json.JSONDecodeError as error:
+            piece = text.read(max(_PIECE, len(buffer) - place))
+            if not piece:
+                raise _invalid(path, line, error) from None
+            line += buffer.count("\n", 0, place)
+            buffer, place = buffer[place:] + piece, 0
+            continue
+        except (ValueError, RecursionError) as error:
+            raise _unusable(path, line + buffer.count("\n", 0, place), error) from None
+        yield item
+        empty = False
+        if buffer[end] == "]":
+            break
+        place = end + 1
+    if (buffer[end + 1 :] + text.read(_PIECE)).strip():
+        where = line + buffer.count("\n", 0, end)
+        raise UserError(f"{path}, line {where}: not valid JSON: text after the array's end")
+
+
+def _after_space(text: str, place: int) -> int:
+    match = _SPACE.match(text, place)
+    return match.end() if match else place
+
+
+def _parse(path: Path, line: int, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise UserError(f"{path}, line {line}: not valid JSON: {error.msg}") from None
+        raise _invalid(path, line, error) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}, line {first_line}: not usable JSON: {error}") from None
+        raise _unusable(path, line, error) from None
+
+
+def _invalid(path: Path, first_line: int, error: json.JSONDecodeError) -> UserError:
+    return UserError(f"{path}, line {first_line + error.lineno - 1}: not valid JSON: {error.msg}")
+
+
+def _unusable(path: Path, line: int, error: Exception) -> UserError:
+    return UserError(f"{path}, line {line}: not usable JSON: {error}")

@@ -7,7 +7,7 @@ all files together, each (title, text) once, are the corpus.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -15,14 +15,14 @@ from pydantic import BaseModel
 
 from nanoscout.answers import normalise
 from nanoscout.errors import UserError
-from nanoscout.questions.json_records import Text, check_record, read_records
+from nanoscout.questions.json_records import Json, Text, check_record, read_records
+from nanoscout.questions.paragraphs import TitleUrls, distinct_passages
 from nanoscout.questions.question_set import QuestionSet
 from nanoscout.questions.split import split_questions
-from nanoscout.questions.urls import url_path
 from nanoscout.recipe import HopType, QuestionsSpec
 from nanoscout.records import Passage, Question, Step
 
-SITE = "https://en.wikipedia.org/wiki/"
+PREFIX = "m"
 log = logging.getLogger(__name__)
 
 
@@ -39,14 +39,17 @@ class HopRecord(BaseModel):
     paragraph_support_idx: int | None = None
 
 
-class MusiqueRecord(BaseModel):
+class ContextRecord(BaseModel):
+    paragraphs: list[ParagraphRecord]
+
+
+class MusiqueRecord(ContextRecord):
     id: Text
     """Begins with the hop type: `3hop1__`."""
     question: Text
     answer: Text
     answer_aliases: list[Text] = []
     question_decomposition: list[HopRecord]
-    paragraphs: list[ParagraphRecord]
 
 
 class Corpus:
@@ -54,28 +57,20 @@ class Corpus:
 
     def __init__(self) -> None:
         self._passages: dict[tuple[str, str], Passage] = {}
-        self._urls: set[str] = set()
-        self._same_title: dict[str, int] = {}
+        self._urls = TitleUrls()
 
     def add(self, title: str, text: str) -> Passage:
         """The passage of this title and text, new or not."""
         if (title, text) not in self._passages:
-            passage = Passage(f"m{len(self._passages):07}", title, text, self._free_url(title))
+            passage = Passage(
+                f"{PREFIX}{len(self._passages):07}", title, text, self._urls.new(title)
+            )
             self._passages[title, text] = passage
         return self._passages[title, text]
 
     @property
     def passages(self) -> list[Passage]:
         return list(self._passages.values())
-
-    def _free_url(self, title: str) -> str:
-        """The title's URL; for further paragraphs of one title `..._(2)`, `..._(3)`, and so on."""
-        first = url = SITE + (url_path("_".join(title.split())) or "Untitled")
-        while url in self._urls:
-            self._same_title[first] = self._same_title.get(first, 1) + 1
-            url = f"{first}_({self._same_title[first]})"
-        self._urls.add(url)
-        return url
 
 
 def load_musique(spec: QuestionsSpec, seed: int) -> QuestionSet:
@@ -95,6 +90,19 @@ def load_musique(spec: QuestionsSpec, seed: int) -> QuestionSet:
         held_out,
         examples + single_hops(examples, held_out),
         corpus.passages,
+    )
+
+
+def musique_passages(records: Iterable[tuple[str, Json]]) -> Iterator[Passage]:
+    """The corpus of a file's records, as `load_musique` numbers it, without keeping it."""
+    return distinct_passages(
+        (
+            (paragraph.title, paragraph.paragraph_text)
+            for place, fields in records
+            if fields.get("answerable") is not False
+            for paragraph in check_record(place, fields, ContextRecord).paragraphs
+        ),
+        PREFIX,
     )
 
 

@@ -2,6 +2,8 @@
 
 from urllib.parse import quote
 
+DOCUMENTS_SITE = "https://documents.local/"
+"""Where documents without an address of their own seem to lie."""
 PLAIN = "-._~,()'!:&+*/"
 
 

@@ -10,7 +10,7 @@ evaluation share no chain of facts. The world is a function of its own seed.
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -95,8 +95,7 @@ def load_world(spec: QuestionsSpec, seed: int) -> QuestionSet:
     Takes about 1.3 KB of memory a page. Raises UserError where no hop type of `spec.hops` exists.
     """
     rng = random.Random(spec.world.seed)
-    entities = _entities(spec.world, rng)
-    _relate(entities, rng)
+    entities = _population(spec.world, rng)
     passages = [_page(entity, rng) for entity in entities]
     split = {name: [entity for entity in entities if entity.split == name] for name in SPLITS}
     pages = {passage.id: passage.text for passage in passages}
@@ -111,6 +110,19 @@ def load_world(spec: QuestionsSpec, seed: int) -> QuestionSet:
         examples=examples,
         passages=passages,
     )
+
+
+def world_passages(spec: WorldSpec) -> Iterator[Passage]:
+    """The pages of `load_world`, one after another, without its questions."""
+    rng = random.Random(spec.seed)
+    for entity in _population(spec, rng):
+        yield _page(entity, rng)
+
+
+def _population(spec: WorldSpec, rng: random.Random) -> list[Entity]:
+    entities = _entities(spec, rng)
+    _relate(entities, rng)
+    return entities
 
 
 def _entities(spec: WorldSpec, rng: random.Random) -> list[Entity]:
