@@ -43,13 +43,14 @@ class ContextRecord(BaseModel):
     paragraphs: list[ParagraphRecord]
 
 
-class MusiqueRecord(ContextRecord):
+class MusiqueRecord(BaseModel):
     id: Text
     """Begins with the hop type: `3hop1__`."""
     question: Text
     answer: Text
     answer_aliases: list[Text] = []
     question_decomposition: list[HopRecord]
+    paragraphs: list[ParagraphRecord]
 
 
 class Corpus:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from nanoscout.errors import UserError
 from nanoscout.questions.documents import SUFFIXES, document_files, read_documents
@@ -48,10 +48,16 @@ def _url(text: str) -> str:
     return text
 
 
+def _present(text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty")
+    return text
+
+
 class PassageRecord(BaseModel):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
-    id: Annotated[Text, Field(min_length=1)]
+    id: Annotated[Text, AfterValidator(_present)]
     title: Text
     text: Text
     url: Annotated[Text, AfterValidator(_url)] | None = None
