@@ -142,7 +142,7 @@ def documents(tmp_path: Path) -> Path:
     (folder / "otter.HTML").write_text(
         "<!doctype html><html><head><title>Otters</title><script>alert('boo')</script>"
         "</head><body><nav><a href='/'>Home</a> <a href='/shop'>Shop</a></nav><article>"
-        f"<h1>Otters &amp; rivers</h1>{paragraph * 4}</article><footer>Imprint</footer></body></html>"
+        f"<h1>Otters &amp; rivers</h1>{paragraph * 4}</article></body></html>"
     )
     (folder / "bare.htm").write_text("<p>Only a wombat.<p>And a numbat.")
     with rc_context({"pdf.use14corefonts": True}):
@@ -384,14 +384,14 @@ def kill_amid(pipe: Path, *args: str | Path) -> None:
     """Start a verb that reads the corpus from `pipe`, and kill it before the corpus has ended."""
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "nanoscout", "index", *map(str, args)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as verb:
-        with pipe.open("w", encoding="utf-8") as feed:
-            for n in range(5_000):  # far more than a pipe holds: once written, most has been read
-                feed.write(json.dumps(town(n, text="gate " * 50)) + "\n")
-            feed.flush()
-            assert verb.poll() is None
-            verb.kill()
-            verb.wait()
+    verb = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    with pipe.open("w", encoding="utf-8") as feed:
+        for n in range(5_000):  # far more than a pipe holds: once written, most has been read
+            feed.write(json.dumps(town(n, text="gate " * 50)) + "\n")
+        feed.flush()
+        assert verb.poll() is None
+        verb.kill()
+        verb.wait()
     assert verb.returncode == -signal.SIGKILL
 
 
