@@ -450,7 +450,7 @@ def test_an_episode_over_http_is_the_one_in_process(
     ]
     overrides = ["search.results=4", "search.preview_chars=60", "dialogue.examples=[]"]
     conversations = []
-    for line in ([], [f"search.server={server.url}"]):
+    for line in ([], [f"search.engine={server.url}"]):
         recipe = load_recipe(SMOKE, [*overrides, *line])
         run = tmp_path / f"run{len(line)}"
         prepare_folder(recipe, run, load_questions(recipe.questions, recipe.seed))
@@ -481,7 +481,7 @@ def test_a_recipe_whose_server_is_not_there_is_refused_before_anything_is_writte
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    recipe = load_recipe(SMOKE, [f"search.server=http://127.0.0.1:{port}"])
-    with pytest.raises(UserError, match=r"search\.server: .* start it with nanoscout index serve"):
+    recipe = load_recipe(SMOKE, [f"search.engine=http://127.0.0.1:{port}"])
+    with pytest.raises(UserError, match=r"search\.engine: .* start it with nanoscout index serve"):
         prepare_folder(recipe, tmp_path / "run", load_questions(recipe.questions, recipe.seed))
     assert list(tmp_path.iterdir()) == []

@@ -91,9 +91,10 @@ class FaultSpec(Spec):
 
 
 class SearchSpec(Spec):
-    server: str = ""
-    """Address of a search server (`nanoscout index serve`) to ask instead of searching in this
-    process, e.g. http://127.0.0.1:8080; its token comes from the variable NANOSCOUT_TOKEN."""
+    engine: str = "local"
+    """Who searches: `local`, the run's index in this process; or the address of a search server
+    (`nanoscout index serve`), e.g. http://127.0.0.1:8080, whose token comes from the variable
+    NANOSCOUT_TOKEN."""
     results: Annotated[int, Field(ge=1, le=50)] = 10
     """Hits that a web_search shows."""
     preview: Literal["first", "window"] = "first"

@@ -6,7 +6,6 @@ so that a trained model is asked in exactly the environment it was trained in.
 
 import asyncio
 import json
-import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +19,13 @@ from nanoscout.errors import UserError
 from nanoscout.files import write_json, write_text
 from nanoscout.models import generation_stop_ids, load_model
 from nanoscout.questions import QuestionSet
-from nanoscout.recipe import FaultSpec, ModelSpec, Recipe, SearchSpec, dump_recipe, load_recipe
+from nanoscout.recipe import FaultSpec, ModelSpec, Recipe, dump_recipe, load_recipe
 from nanoscout.rollout.environment import Environment
 from nanoscout.rollout.worked_examples import work_examples
+from nanoscout.search.engines import open_engine
 from nanoscout.search.faults import Faults
-from nanoscout.search.http_search import TOKEN_VARIABLE, HttpSearch
 from nanoscout.search.index import SearchIndex
-from nanoscout.search.local import LocalSearch
-from nanoscout.search.protocol import SearchEngine, SearchUnavailable
+from nanoscout.search.protocol import SearchEngine
 from nanoscout.tools.search_tools import search_tools
 from nanoscout.tools.toolbox import Toolbox
 
@@ -64,7 +62,7 @@ def prepare_folder(recipe: Recipe, folder: Path, questions: QuestionSet) -> None
         partial.mkdir()
         index = SearchIndex.build(questions.passages, partial / "index")
         fmt = XmlFormat()
-        toolbox = _toolbox(recipe, _search_engine(recipe.search, index))
+        toolbox = _toolbox(recipe, open_engine(recipe.search, index))
         examples = asyncio.run(
             work_examples(recipe.dialogue, questions.examples, questions.passages, toolbox, fmt)
         )
@@ -95,7 +93,7 @@ def make_setting(
     """Put a model into the environment that lies in `folder`."""
     prompt = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     index = SearchIndex.open(folder / "index")
-    search = _search_engine(recipe.search, index)
+    search = open_engine(recipe.search, index)
     environment = Environment(
         dialogue=Dialogue(
             tokenizer,
@@ -111,19 +109,6 @@ def make_setting(
     context = max([recipe.evaluation.context, *(stage.context for stage in recipe.stage)])
     engine = TorchEngine(model, concurrency=recipe.engine.concurrency, context=context)
     return Setting(model, environment, engine, index, search)
-
-
-def _search_engine(spec: SearchSpec, index: SearchIndex) -> SearchEngine:
-    """The recipe's server, asked once so that a missing one shows at once, or else the index."""
-    if not spec.server:
-        return LocalSearch(index, spec.preview, spec.preview_chars)
-    token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    server = HttpSearch(spec.server, spec.preview, spec.preview_chars, token)
-    try:
-        asyncio.run(server.search("", 1))
-    except SearchUnavailable as error:
-        raise UserError(f"search.server: {error}; start it with nanoscout index serve") from None
-    return server
 
 
 def _toolbox(recipe: Recipe, search: SearchEngine, faults: FaultSpec = NO_FAULTS) -> Toolbox:

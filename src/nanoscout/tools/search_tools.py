@@ -6,13 +6,11 @@ What the model reads is compact, since every token of it costs context and time.
 from typing import Any
 
 from nanoscout.recipe import FaultSpec
-from nanoscout.records import Hit, Page, ToolResult, ToolSpec
+from nanoscout.records import ToolResult, ToolSpec
 from nanoscout.search.faults import DEAD_LINK, MIRROR, Faults
 from nanoscout.search.protocol import SearchEngine, SearchUnavailable
+from nanoscout.search.texts import NO_PAGE, hits_text, no_offset, no_result_page, page_text
 from nanoscout.tools.protocol import Tool, ToolUnavailable
-
-NO_PAGE = "No page at this URL. Visit a URL from a search result."
-
 
 NO_FAULTS = Faults(FaultSpec(), seed=0)
 
@@ -43,7 +41,7 @@ class WebSearch:
     async def call(self, args: dict[str, Any]) -> ToolResult:
         page = args.get("page", 1)
         if page < 1:
-            return ToolResult(f"There is no result page {page}. Leave it away.", ok=False)
+            return ToolResult(no_result_page(page), ok=False)
         query = args["query"]
         if refusal := self._faults.refusal(query):
             return _refused(refusal)
@@ -52,9 +50,6 @@ class WebSearch:
         except SearchUnavailable as error:
             raise ToolUnavailable(str(error)) from error
         hits, faults = self._faults.of_hits(query, hits)
-        if not hits:
-            text = "No more results." if page > 1 else "No results. Try other words."
-            return ToolResult(text, ok=True, faults=faults)
         text = hits_text(hits, first=(page - 1) * self._results + 1)
         shown = tuple(dict.fromkeys(hit.passage_id for hit in hits))
         return ToolResult(text, ok=True, shown=shown, faults=faults)
@@ -87,7 +82,7 @@ class Visit:
         if page is None:
             return ToolResult(NO_PAGE, ok=False)
         if offset < 0 or (offset and not page.text):
-            return ToolResult(f"The page has no offset {offset}. Leave it away.", ok=False)
+            return ToolResult(no_offset(offset), ok=False)
         page, faults = self._faults.of_page(page)
         if page is None:
             return ToolResult(DEAD_LINK, ok=True, faults=faults)
@@ -99,18 +94,3 @@ def _refused(refusal: tuple[str, str]) -> ToolResult:
     """A fault of the world is not one of the call, which counts as carried out."""
     text, name = refusal
     return ToolResult(text, ok=True, faults=(name,))
-
-
-def hits_text(hits: list[Hit], first: int = 1) -> str:
-    """A result page in plain words; `first` is the number of its first hit."""
-    return "\n".join(
-        f"{rank}. {hit.title}\n{hit.url}\n{hit.preview}" for rank, hit in enumerate(hits, first)
-    )
-
-
-def page_text(page: Page) -> str:
-    """A portion of a page in plain words, with the offset to go on from where there is more."""
-    text = f"{page.title}\n{page.text}"
-    if page.next_offset is not None:
-        text += f'\n(The page goes on: visit it with "offset": {page.next_offset}.)'
-    return text

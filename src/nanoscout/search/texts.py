@@ -1,0 +1,33 @@
+"""Search results in the plain, short words that a model reads: every character costs context.
+
+The tools of an episode and the MCP server say the same thing in the same words.
+"""
+
+from nanoscout.records import Hit, Page
+
+NO_PAGE = "No page at this URL. Visit a URL from a search result."
+
+
+def hits_text(hits: list[Hit], first: int = 1) -> str:
+    """A result page; `first` is the number of its first hit."""
+    if not hits:
+        return "No more results." if first > 1 else "No results. Try other words."
+    return "\n".join(
+        f"{rank}. {hit.title}\n{hit.url}\n{hit.preview}" for rank, hit in enumerate(hits, first)
+    )
+
+
+def no_result_page(page: int) -> str:
+    return f"There is no result page {page}. Leave it away."
+
+
+def page_text(page: Page) -> str:
+    """A portion of a page, with the offset to go on from where there is more."""
+    text = f"{page.title}\n{page.text}"
+    if page.next_offset is not None:
+        text += f'\n(The page goes on: visit it with "offset": {page.next_offset}.)'
+    return text
+
+
+def no_offset(offset: int) -> str:
+    return f"The page has no offset {offset}. Leave it away."
