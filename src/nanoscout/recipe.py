@@ -20,6 +20,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(gt=0)]
 HopType = Literal["1hop", "2hop", "3hop1", "3hop2", "4hop1", "4hop2", "4hop3"]
+Loss = Literal["dapo", "grpo", "dr_grpo"]
 
 
 class Spec(BaseModel):
@@ -40,6 +41,17 @@ class ModelSpec(Spec):
     """Of weights and activations; the optimiser's master weights are always float32."""
     device: str = "auto"
     """`auto` takes cuda, then mps, then cpu."""
+
+
+class LoraSpec(Spec):
+    """Low-rank adapters on all linear layers but the head: what is trained in place of the weights.
+
+    They are merged into the model at the end of the run.
+    """
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    """The adapters count alpha / rank."""
 
 
 class WorldSpec(Spec):
@@ -157,22 +169,35 @@ class EngineSpec(Spec):
 class OptimiserSpec(Spec):
     lr: Annotated[float, Field(gt=0)] = 1e-6
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimiser steps over which the learning rate rises linearly."""
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    """After the warm-up: stays; falls along a cosine to 0 at the end of the run; or stays and
+    falls linearly to 0 over the last fifth (warm-up, stable, decay)."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     microbatch_tokens: Positive = 4_096
     """Tokens that go through the learner at once; bounds memory, changes no gradient."""
+    checkpoint_layers: bool = False
+    """Keep only each layer's input and compute the rest again in the backward pass: a third more
+    work for a fraction of the memory. For long contexts."""
 
 
-class DapoSpec(Spec):
-    """Constants of DAPO (Yu et al. 2025, arXiv 2503.14476)."""
+class ObjectiveSpec(Spec):
+    """The loss; the defaults are DAPO's (Yu et al. 2025, arXiv 2503.14476)."""
 
+    loss: Loss = "dapo"
+    """dapo: all sampled tokens of a step weigh the same; grpo: all trajectories do; dr_grpo: as
+    dapo with a constant in place of the number of tokens, and advantages not divided by their
+    standard deviation."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.28
     kl: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of the KL penalty to the untrained model; 0 keeps no reference model."""
+    minibatches: Positive = 1
+    """Optimiser steps in a pass over a batch, each on its share of the groups."""
     updates: Positive = 1
-    """Optimiser steps on each batch of rollouts."""
+    """Passes over each batch of rollouts."""
     mask_cut: bool = True
     """Trajectories cut by a budget count in the advantages but not in the loss."""
 
@@ -217,6 +242,11 @@ class StageSpec(Spec):
     examples: Annotated[int, Field(ge=0)] | None = None
     """Worked examples shown in this stage (the first so many); none: all."""
 
+    @property
+    def max_sampled_tokens(self) -> int:
+        """Most tokens that can be sampled in a conversation."""
+        return min(self.context, self.turns * self.turn_tokens)
+
 
 class SamplingSpec(Spec):
     temperature: Annotated[float, Field(ge=0)] = 0.7
@@ -248,15 +278,23 @@ class Recipe(Spec):
     name: str
     seed: int = 0
     model: ModelSpec = ModelSpec()
+    lora: LoraSpec | None = None
+    """None: all weights are trained."""
     questions: QuestionsSpec = QuestionsSpec()
     search: SearchSpec = SearchSpec()
     dialogue: DialogueSpec = DialogueSpec()
     engine: EngineSpec = EngineSpec()
     optimiser: OptimiserSpec = OptimiserSpec()
-    dapo: DapoSpec = DapoSpec()
+    objective: ObjectiveSpec = ObjectiveSpec()
     stage: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
     evaluation: EvaluationSpec = EvaluationSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps of the whole run, at most."""
+        steps = sum(stage.steps for stage in self.stage)
+        return steps * self.objective.updates * self.objective.minibatches
 
     @model_validator(mode="after")
     def _stages_have_distinct_names(self) -> "Recipe":

@@ -28,6 +28,7 @@ from nanoscout.evaluation.curves import draw_curves
 from nanoscout.evaluation.evaluate import EVALUATION, Evaluation, evaluate
 from nanoscout.files import write_json, write_text
 from nanoscout.models import load_model, save_model
+from nanoscout.models.lora import add_adapters, merge_adapters
 from nanoscout.progress import ConsoleReporter
 from nanoscout.questions import QuestionSet, load_questions
 from nanoscout.recipe import Recipe, load_recipe
@@ -55,6 +56,7 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
     setting = make_setting(recipe, folder, model, tokenizer)
     with ConsoleReporter(recipe, console) as reporter:
         before = _evaluate_once("before", recipe, folder, setting, questions, reporter)
+        adapted = add_adapters(setting.model, recipe.lora, recipe.seed) if recipe.lora else None
         trainer = Trainer(
             recipe,
             setting.model,
@@ -66,6 +68,8 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
         )
         reporter.resume_at(trainer.position.step)
         asyncio.run(trainer.train())
+        if adapted:
+            merge_adapters(adapted)
         after = _evaluate_once("after", recipe, folder, setting, questions, reporter)
     save_model(setting.model, setting.environment.dialogue.tokenizer, folder / "model")
     summary = {

@@ -27,7 +27,7 @@ from nanoscout.recipe import Recipe, StageSpec
 from nanoscout.records import Question, Trajectory
 from nanoscout.rlvr.batch import Batch, Collector, StageProgress
 from nanoscout.rlvr.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from nanoscout.rlvr.learner import Learner, StepStats
+from nanoscout.rlvr.learner import Learner, StepStats, mean_stats
 from nanoscout.rlvr.metrics import batch_metrics, learner_metrics
 from nanoscout.rollout.environment import Environment
 
@@ -75,7 +75,11 @@ class Trainer:
         self.folder = folder
         self.reporter = reporter
         self.learner = Learner(
-            model, recipe.optimiser, recipe.dapo, sorted(environments[0].dialogue.banned_ids)
+            model,
+            recipe.optimiser,
+            recipe.objective,
+            sorted(environments[0].dialogue.banned_ids),
+            total_updates=recipe.updates,
         )
         self.position = Position()
         self.progress = StageProgress()
@@ -122,14 +126,23 @@ class Trainer:
 
     def _learn(self, batch: Batch, stage: StageSpec) -> StepStats | None:
         """The optimiser steps on a batch; None where no group of it carries a signal."""
-        samples = [s for group in batch.groups for s in group.samples(self.recipe.dapo.mask_cut)]
-        if not samples:
+        spec = self.recipe.objective
+        groups = [group.samples(spec) for group in batch.groups]
+        samples = [sample for group in groups for sample in group]
+        if not any(sample.advantage for sample in samples):
             return None
         self._check_agreement(samples, stage)
-        for _ in range(self.recipe.dapo.updates):
-            stats = self.learner.step(samples, stage.temperature)
+        minibatches = [
+            [sample for group in groups[number :: spec.minibatches] for sample in group]
+            for number in range(spec.minibatches)
+        ]
+        steps = [
+            self.learner.step(minibatch, stage.temperature, stage.max_sampled_tokens)
+            for _ in range(spec.updates)
+            for minibatch in minibatches
+        ]
         self.engine.weights_changed()
-        return stats
+        return mean_stats([stats for stats in steps if stats is not None])
 
     def _check_agreement(self, samples: list[Any], stage: StageSpec) -> None:
         """Before this process's first update: the learner must score what the engine sampled
