@@ -211,10 +211,39 @@ class OverlongSpec(Spec):
     """L_cache: the penalty begins at max_tokens - cache_tokens."""
 
 
+class UntilSpec(Spec):
+    """When a stage ends before its last step (rlvr/watch.py)."""
+
+    window: Positive = 5
+    """Steps over which the reward is averaged."""
+    reward: float | None = None
+    """The mean reward that ends the stage."""
+    plateau: Positive | None = None
+    """So many steps without a gain end the stage."""
+    gain: Annotated[float, Field(ge=0)] = 0.01
+    """What counts as one."""
+
+
+class CollapseSpec(Spec):
+    """What ends a run early, since it can only get worse (rlvr/watch.py)."""
+
+    window: Positive = 5
+    """Steps over which each figure is averaged."""
+    entropy: Annotated[float, Field(ge=0)] = 0.001
+    """The policy's mean entropy, in nats a token, falls below this. 0: never."""
+    malformed: Share = 0.9
+    """The share of conversations with a malformed turn exceeds this, and was half of it once.
+    1: never."""
+    length: Annotated[float, Field(gt=1)] = 8.0
+    """Sampled tokens in a conversation grow or shrink by this factor within a stage."""
+
+
 class StageSpec(Spec):
     name: str
     steps: Positive
-    """Optimiser batches in this stage."""
+    """Batches in this stage, at most."""
+    until: UntilSpec | None = None
+    """When it ends before; none: never."""
     context: Positive = 8_192
     """Tokens that a whole conversation may have."""
     turns: Positive = 8
@@ -272,6 +301,8 @@ class EvaluationSpec(Spec):
 class CheckpointSpec(Spec):
     every: Positive = 10
     """Steps between checkpoints; one is also written at the end of each stage."""
+    keep: Positive = 1
+    """The newest so many stay."""
 
 
 class Recipe(Spec):
@@ -286,6 +317,7 @@ class Recipe(Spec):
     engine: EngineSpec = EngineSpec()
     optimiser: OptimiserSpec = OptimiserSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
+    collapse: CollapseSpec = CollapseSpec()
     stage: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
     evaluation: EvaluationSpec = EvaluationSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()

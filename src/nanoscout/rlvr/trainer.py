@@ -29,6 +29,7 @@ from nanoscout.rlvr.batch import Batch, Collector, StageProgress
 from nanoscout.rlvr.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from nanoscout.rlvr.learner import Learner, StepStats, mean_stats
 from nanoscout.rlvr.metrics import batch_metrics, learner_metrics
+from nanoscout.rlvr.watch import collapsed, reached
 from nanoscout.rollout.environment import Environment
 
 TRAJECTORY = TypeAdapter(Trajectory)
@@ -84,6 +85,7 @@ class Trainer:
         self.position = Position()
         self.progress = StageProgress()
         self._agreement_checked = False
+        self._stage_records: list[dict[str, Any]] = []
         self._resume()
 
     async def train(self) -> None:
@@ -92,6 +94,7 @@ class Trainer:
             self.position.stage += 1
             self.position.stage_step = 0
             self.progress = StageProgress()
+            self._stage_records = []
             self._save_checkpoint()
 
     async def _train_stage(self, stage: StageSpec) -> None:
@@ -111,7 +114,9 @@ class Trainer:
             self.position.step += 1
             self.position.stage_step += 1
             self.position.seconds += learned - started
-            self._record(stage, batch, stats, collected - started, learned - collected)
+            ends = self._record(stage, batch, stats, collected - started, learned - collected)
+            if ends:
+                break
             if (
                 self.position.stage_step % self.recipe.checkpoint.every == 0
                 and self.position.stage_step < stage.steps
@@ -166,8 +171,12 @@ class Trainer:
         stats: StepStats | None,
         rollout_seconds: float,
         learner_seconds: float,
-    ) -> None:
-        """Trajectories first, then the line of metrics that says the step is done."""
+    ) -> str:
+        """Trajectories first, then the line of metrics that says the step is done.
+
+        Returns why the stage ends here, if it does before its last step. Raises UserError where
+        the policy has collapsed.
+        """
         path = self.folder / "trajectories" / f"step-{self.position.step:06d}.jsonl"
         path.parent.mkdir(exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
@@ -196,9 +205,33 @@ class Trainer:
                 "total": self.position.seconds,
             },
         }
+        self._stage_records.append(record)
+        ends = reached(stage.until, self._stage_records)
+        if ends:
+            record["ends_stage"] = ends
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.reporter.step_done(record)
+        self._check_collapse()
+        return ends
+
+    def _check_collapse(self) -> None:
+        spec = self.recipe.collapse
+        sign = collapsed(spec, self._stage_records)
+        if not sign:
+            return
+        step = self.position.step
+        good = latest_checkpoint(self.folder / "checkpoints", before=step - spec.window + 1)
+        raise UserError(
+            f"the policy collapsed by step {step}: {sign}. "
+            + (
+                f"The last good checkpoint is {good}."
+                if good
+                else "No checkpoint from before is left; checkpoint.keep and checkpoint.every "
+                "keep more of them."
+            )
+            + " Try a smaller optimiser.lr; [collapse] sets these limits."
+        )
 
     def _save_checkpoint(self) -> None:
         save_checkpoint(
@@ -214,6 +247,7 @@ class Trainer:
                 "updates": self.learner.updates,
                 "policy_version": self.engine.policy_version,
             },
+            keep=self.recipe.checkpoint.keep,
         )
 
     def _resume(self) -> None:
@@ -227,13 +261,18 @@ class Trainer:
             self.engine.policy_version = state["policy_version"]
             self.position = Position(**state["position"])
             self.progress = StageProgress.from_json(state["progress"])
-        truncate_metrics(self.folder / "metrics.jsonl", self.position.step)
+        lines = truncate_metrics(self.folder / "metrics.jsonl", self.position.step)
+        self._stage_records = [
+            json.loads(line) for line in lines[len(lines) - self.position.stage_step :]
+        ]
 
 
-def truncate_metrics(path: Path, step: int) -> None:
-    """Keep the lines of the first `step` steps; a line that a kill cut short goes too."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(path)
+def truncate_metrics(path: Path, step: int) -> list[str]:
+    """Keep and return the lines of the first `step` steps; one that a kill cut short goes too."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(lines), encoding="utf-8")
+    partial.replace(path)
+    return lines
