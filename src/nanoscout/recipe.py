@@ -20,6 +20,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(gt=0)]
 HopType = Literal["1hop", "2hop", "3hop1", "3hop2", "4hop1", "4hop2", "4hop3"]
+PreviewChars = Annotated[int, Field(ge=20, le=2_000)]
 Loss = Literal["dapo", "grpo", "dr_grpo"]
 
 
@@ -111,7 +112,7 @@ class SearchSpec(Spec):
     """Hits that a web_search shows."""
     preview: Literal["first", "window"] = "first"
     """What a hit shows of its page: the first characters, or a window around the query's words."""
-    preview_chars: Annotated[int, Field(ge=20, le=2_000)] = 160
+    preview_chars: PreviewChars = 160
     page_chars: Annotated[int, Field(ge=100)] = 2_000
     """Characters of a page that one visit shows."""
     faults: FaultSpec = FaultSpec()
@@ -238,6 +239,16 @@ class CollapseSpec(Spec):
     """Sampled tokens in a conversation grow or shrink by this factor within a stage."""
 
 
+class AnnealSpec(Spec):
+    """What values of a stage become by its last step, in equal parts from step to step."""
+
+    turns: Positive | None = None
+    examples: Annotated[int, Field(ge=0)] | None = None
+    preview_chars: PreviewChars | None = None
+    hops: dict[HopType, Weight] | None = None
+    faults: FaultSpec | None = None
+
+
 class StageSpec(Spec):
     name: str
     steps: Positive
@@ -270,11 +281,43 @@ class StageSpec(Spec):
     """Faults of the search engine in this stage; none: those of [search]."""
     examples: Annotated[int, Field(ge=0)] | None = None
     """Worked examples shown in this stage (the first so many); none: all."""
+    preview_chars: PreviewChars | None = None
+    """Length of a hit's preview in this stage; none: that of [search]."""
+    system: str | None = None
+    """System prompt of this stage; none: that of [dialogue]."""
+    anneal: AnnealSpec | None = None
+    """Values that change within the stage, from those above to those named here."""
+
+    @model_validator(mode="after")
+    def _annealed_values_begin_somewhere(self) -> "StageSpec":
+        for name in self.anneal.model_fields_set if self.anneal else ():
+            if getattr(self, name) is None:
+                raise ValueError(f"anneal.{name} needs {name}, the value to begin with")
+        return self
+
+    def at(self, step: int) -> "StageSpec":
+        """The stage as it is in its step `step`, counted from 0."""
+        if self.anneal is None:
+            return self
+        share = min(1.0, step / max(1, self.steps - 1))
+        ends = self.anneal.model_dump(exclude_none=True)
+        values = {name: _between(self.model_dump()[name], end, share) for name, end in ends.items()}
+        return StageSpec.model_validate(self.model_dump() | values | {"anneal": None})
 
     @property
     def max_sampled_tokens(self) -> int:
         """Most tokens that can be sampled in a conversation."""
         return min(self.context, self.turns * self.turn_tokens)
+
+
+def _between(start: Any, end: Any, share: float) -> Any:
+    """The value at `share` of the way; numbers in a table each by itself, absent ones as 0."""
+    if isinstance(start, dict):
+        names = [*start, *(name for name in end if name not in start)]
+        mixed = {n: _between(start.get(n, 0.0), end.get(n, 0.0), share) for n in names}
+        return {name: value for name, value in mixed.items() if value > 0}
+    value = start + (end - start) * share
+    return round(value) if isinstance(start, int) else round(value, 4)
 
 
 class SamplingSpec(Spec):

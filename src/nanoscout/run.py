@@ -17,6 +17,7 @@ import asyncio
 import json
 import resource
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
         trainer = Trainer(
             recipe,
             setting.model,
-            setting.training_environments(recipe),
+            partial(setting.training_environment, recipe),
             setting.engine,
             questions.train,
             folder,

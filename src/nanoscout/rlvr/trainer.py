@@ -10,7 +10,7 @@ that was killed ends, on a CPU, with the same bits as one that was left alone.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,21 +56,21 @@ class Position:
 class Trainer:
     """Trains `model` in place; resumes from the newest checkpoint in the run's folder, if any.
 
-    `environments`: one for each stage of the recipe; they differ in their faults only.
+    `environment_of`: a stage's environment; all of them have one dialogue.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         model: PreTrainedModel,
-        environments: Sequence[Environment],
+        environment_of: Callable[[StageSpec], Environment],
         engine: TorchEngine,
         questions: Sequence[Question],
         folder: Path,
         reporter: Reporter,
     ):
         self.recipe = recipe
-        self.environments = environments
+        self.environment_of = environment_of
         self.engine = engine
         self.questions = questions
         self.folder = folder
@@ -79,7 +79,7 @@ class Trainer:
             model,
             recipe.optimiser,
             recipe.objective,
-            sorted(environments[0].dialogue.banned_ids),
+            sorted(environment_of(recipe.stage[0]).dialogue.banned_ids),
             total_updates=recipe.updates,
         )
         self.position = Position()
@@ -98,8 +98,9 @@ class Trainer:
             self._save_checkpoint()
 
     async def _train_stage(self, stage: StageSpec) -> None:
-        collector = self._collector(stage)
         while self.position.stage_step < stage.steps:
+            now = stage.at(self.position.stage_step)
+            collector = self._collector(now)
             started = time.perf_counter()
             # Cached values can differ in their last bits by how they came about: a resumed run
             # has none, so neither may this one.
@@ -108,13 +109,13 @@ class Trainer:
             batch = await collector.collect(self.progress, self.reporter.episode_done)
             collected = time.perf_counter()
             memory.trim()
-            stats = self._learn(batch, stage)
+            stats = self._learn(batch, now)
             learned = time.perf_counter()
 
             self.position.step += 1
             self.position.stage_step += 1
             self.position.seconds += learned - started
-            ends = self._record(stage, batch, stats, collected - started, learned - collected)
+            ends = self._record(now, batch, stats, collected - started, learned - collected)
             if ends:
                 break
             if (
@@ -126,7 +127,7 @@ class Trainer:
     def _collector(self, stage: StageSpec) -> Collector:
         mix = stage.hops or self.recipe.questions.hops
         stream = QuestionStream(self.questions, dict(mix), self.recipe.seed)
-        environment = self.environments[self.position.stage]
+        environment = self.environment_of(stage)
         return Collector(stage, stream, environment, self.engine, self.recipe.seed)
 
     def _learn(self, batch: Batch, stage: StageSpec) -> StepStats | None:
