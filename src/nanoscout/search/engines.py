@@ -5,6 +5,7 @@ import os
 
 from nanoscout.errors import UserError
 from nanoscout.recipe import SearchSpec
+from nanoscout.search.external import EXTERNAL, open_external
 from nanoscout.search.http_search import TOKEN_VARIABLE, HttpSearch
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
@@ -23,6 +24,8 @@ def open_engine(spec: SearchSpec, index: SearchIndex) -> SearchEngine:
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
         server = HttpSearch(spec.engine, spec.preview, spec.preview_chars, token)
         return _asked_once(server, "start it with nanoscout index serve")
+    if spec.engine.startswith(EXTERNAL):
+        return _asked_once(open_external(spec), "is it running?")
     raise UserError(f"search.engine: {spec.engine}: no engine's name; take local or http://…")
 
 

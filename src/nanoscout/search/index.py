@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,7 +157,7 @@ class SearchIndex:
 
         `score` is BM25, comparable within one query only.
         """
-        terms = self._analyser.analyze(_encodable(query[:MAX_QUERY_CHARS]))[:MAX_QUERY_TERMS]
+        terms = plain_terms(query[:MAX_QUERY_CHARS], self._analyser)[:MAX_QUERY_TERMS]
         if not terms:
             return []
         query_of_terms = tantivy.Query.boolean_query([self._term(term) for term in terms])
@@ -231,6 +232,13 @@ def _schema() -> tantivy.Schema:
     return builder.build()
 
 
+def plain_terms(text: str, analyser: tantivy.TextAnalyzer | None = None) -> list[str]:
+    """The terms of any text as the index has them, in their order."""
+    terms: list[str] = (analyser or _analyser()).analyze(_encodable(text))
+    return terms
+
+
+@cache
 def _analyser() -> tantivy.TextAnalyzer:
     return (
         tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
