@@ -8,6 +8,7 @@ from nanoscout.recipe import SearchSpec
 from nanoscout.search.http_search import TOKEN_VARIABLE, HttpSearch
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
+from nanoscout.search.mcp_search import McpSearch
 from nanoscout.search.protocol import SearchEngine, SearchUnavailable
 
 
@@ -21,9 +22,17 @@ def open_engine(spec: SearchSpec, index: SearchIndex) -> SearchEngine:
         return LocalSearch(index, spec.preview, spec.preview_chars)
     if spec.engine.startswith(("http://", "https://")):
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
-        server = HttpSearch(spec.engine, spec.preview, spec.preview_chars, token)
-        return _asked_once(server, "start it with nanoscout index serve")
-    raise UserError(f"search.engine: {spec.engine}: no engine's name; take local or http://…")
+        http = HttpSearch(spec.engine, spec.preview, spec.preview_chars, token)
+        return _asked_once(http, "start it with nanoscout index serve")
+    if spec.engine.startswith(("mcp:", "mcp+http://", "mcp+https://")):
+        token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        address = spec.engine.removeprefix("mcp:").removeprefix("mcp+")
+        mcp = McpSearch(address, spec.preview, spec.preview_chars, token)
+        return _asked_once(mcp, "start it with nanoscout mcp")
+    raise UserError(
+        f"search.engine: {spec.engine}: no engine's name; take local, http://…, mcp+http://… or "
+        "mcp:COMMAND"
+    )
 
 
 def _asked_once(engine: SearchEngine, advice: str) -> SearchEngine:
