@@ -9,6 +9,7 @@ the token. What is committed to the index while it runs is found by the next cal
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 import sys
 from collections.abc import AsyncGenerator, Mapping
@@ -102,6 +103,7 @@ def serve_http(
     and there is no token.
     """
     listening, url = listen(host, port, token)
+    logging.getLogger("mcp.server.streamable_http").addFilter(_is_no_end_of_a_session)
     config = uvicorn.Config(
         http_app(sdk_server(tools), host, token),
         lifespan="on",
@@ -115,6 +117,11 @@ def serve_http(
     )
     with listening, contextlib.suppress(KeyboardInterrupt):
         _HttpServer(config, f"nanoscout MCP server on {url}{PATH} ({what})").run([listening])
+
+
+def _is_no_end_of_a_session(record: logging.LogRecord) -> bool:
+    """The SDK (1.30) logs each end of a session as an error with a traceback."""
+    return record.getMessage() != "Error in standalone SSE writer"
 
 
 class _HttpServer(uvicorn.Server):
