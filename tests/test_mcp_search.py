@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from serving import PAGES, Server, running
 
 from nanoscout.errors import UserError
+from nanoscout.search import mcp_search
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
 from nanoscout.search.mcp_search import McpSearch
@@ -174,25 +175,32 @@ def test_another_mcp_server_is_refused(folder: Path) -> None:
 
 
 FOREIGN = """
-from mcp.server.fastmcp import FastMCP
-server = FastMCP("foreign")
-@server.tool()
-def web_search(query: str, page: int = 1) -> {result}:
-    return {value}
-@server.tool()
-def visit(url: str, offset: int = 0) -> str:
-    return "text"
-server.run()
+import json, sys
+tools = [{{"name": name, "inputSchema": {{}}}} for name in ("web_search", "visit")]
+begun = {{"protocolVersion": "2025-06-18", "capabilities": {{}}}}
+begun["serverInfo"] = {{"name": "foreign", "version": "1"}}
+results = {{"initialize": begun, "tools/list": {{"tools": tools}}, "tools/call": {result}}}
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" in asked:
+        answer = {{"jsonrpc": "2.0", "id": asked["id"], "result": results[asked["method"]]}}
+        print(json.dumps(answer), flush=True)
 """
 
 
 @pytest.mark.parametrize(
-    ("result", "value"), [("str", "'text'"), ("dict", "{'hits': [{}]}"), ("list[int]", "[1]")]
+    "result",
+    [
+        {"content": [{"type": "text", "text": "1. Brell"}]},
+        {"content": [], "structuredContent": {"result": "1. Brell"}},
+        {"content": [], "structuredContent": {"hits": [{}]}},
+        {"content": [], "structuredContent": {"hits": 7}},
+        {"content": 7},
+    ],
 )
-def test_tools_of_the_same_names_with_other_answers_are_refused(result: str, value: str) -> None:
-    foreign = FOREIGN.format(result=result, value=value)
+def test_tools_of_the_same_names_with_other_answers_are_refused(result: Any) -> None:
     with pytest.raises(UserError, match="no nanoscout MCP server there"):
-        search(command("-c", foreign))
+        search(command("-c", FOREIGN.format(result=result)))
 
 
 def test_sizes_out_of_the_servers_limits_are_told(server: Server) -> None:
@@ -214,6 +222,13 @@ def test_a_server_that_cannot_be_had_says_why(server: Server, folder: Path) -> N
     for wrong in ("", "nanoscout 'mcp"):
         with pytest.raises(UserError, match="mcp:"):
             McpSearch(wrong)
+
+
+def test_a_server_that_says_nothing_is_given_up_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_search, "SECONDS", 0.5)
+    with pytest.raises(SearchUnavailable, match=r"no answer within 0\.5 s"):
+        search("sleep 1000")
+    assert started_by_command() == []
 
 
 def test_the_token_is_sent(folder: Path) -> None:

@@ -8,7 +8,6 @@ from nanoscout.recipe import SearchSpec
 from nanoscout.search.http_search import TOKEN_VARIABLE, HttpSearch
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
-from nanoscout.search.mcp_search import McpSearch
 from nanoscout.search.protocol import SearchEngine, SearchUnavailable
 
 
@@ -25,6 +24,8 @@ def open_engine(spec: SearchSpec, index: SearchIndex) -> SearchEngine:
         http = HttpSearch(spec.engine, spec.preview, spec.preview_chars, token)
         return _asked_once(http, "start it with nanoscout index serve")
     if spec.engine.startswith(("mcp:", "mcp+http://", "mcp+https://")):
+        from nanoscout.search.mcp_search import McpSearch  # a heavy import
+
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
         address = spec.engine.removeprefix("mcp:").removeprefix("mcp+")
         mcp = McpSearch(address, spec.preview, spec.preview_chars, token)

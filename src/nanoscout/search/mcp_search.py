@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, TypeVar
 
 import anyio
+from pydantic import ValidationError
 
 from nanoscout.errors import UserError
 from nanoscout.records import Hit, Page
@@ -156,6 +157,12 @@ class _Connection:
         finally:
             self._end.set()
 
+    def end(self) -> None:
+        """Close the session, or give up opening it, without waiting for that."""
+        self._end.set()
+        if not self._session.done():
+            self._task.cancel()
+
     async def session(self) -> ClientSession:
         """The session, once it is open. Raises SearchUnavailable where it does not come to that."""
         return await self._unless_it_ends(self._session)
@@ -167,9 +174,11 @@ class _Connection:
         try:
             return await self._unless_it_ends(running)
         except (McpFault, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
-            self._end.set()
+            self.end()
             reason = str(error) or "it has ended"
             raise SearchUnavailable(f"MCP server {self._server}: {reason}") from error
+        except ValidationError:
+            raise _not_ours(self._server) from None
         finally:
             running.cancel()
 
@@ -178,7 +187,7 @@ class _Connection:
         await asyncio.wait(either, timeout=SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if future.done():
             return future.result()
-        self._end.set()
+        self.end()
         if isinstance(self._error, UserError):
             raise self._error
         reason = f"no answer within {SECONDS:g} s" if not self._task.done() else "it has ended"
