@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp_client import MCP
 from serving import PAGES, Server, running
 
 from nanoscout.search.index import SearchIndex
@@ -21,7 +22,6 @@ from nanoscout.search.index import SearchIndex
 MODULES = Path(__file__).parents[1] / ".node" / "node_modules"
 SUITE = MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 INSPECTOR = MODULES / "@modelcontextprotocol/inspector/clients/launcher/build/index.js"
-MCP = ("-m", "nanoscout", "mcp")
 
 
 def node_or_skip() -> str:

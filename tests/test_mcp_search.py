@@ -13,6 +13,7 @@ import psutil
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from mcp_client import MCP
 from serving import PAGES, Server, running
 
 from nanoscout.errors import UserError
@@ -22,7 +23,6 @@ from nanoscout.search.local import LocalSearch
 from nanoscout.search.mcp_search import McpSearch
 from nanoscout.search.protocol import SearchUnavailable
 
-MCP = ("-m", "nanoscout", "mcp")
 BRELL = "https://w.org/Brell"
 
 
@@ -63,12 +63,9 @@ def search(where: str, query: str = "Brell") -> int:
     return len(asyncio.run(McpSearch(where).search(query, 3)))
 
 
-@pytest.mark.parametrize(("preview", "chars"), [("first", 160), ("window", 60)])
-def test_hits_and_pages_are_those_of_the_engine_in_process(
-    where: str, index: SearchIndex, preview: Any, chars: int
-) -> None:
-    local = LocalSearch(index, preview, chars)
-    engine = McpSearch(where, preview, chars)
+def test_hits_and_pages_are_those_of_the_engine_in_process(where: str, index: SearchIndex) -> None:
+    local = LocalSearch(index, "window", 60)
+    engine = McpSearch(where, "window", 60)
 
     async def check() -> None:
         for query in ("Brell", "mayor paints", "東京", "zzz", "", " \0", "Brell " * 170_000):

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import signal
+import socket
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
@@ -205,6 +206,8 @@ def http_config(host: str, port: int, token: str) -> str:
     """The block that makes a chat program use the server at this address."""
     if not port:
         raise UserError("--print-config: a block for --port 0 would name no port; choose one")
+    if host in ("0.0.0.0", "::"):  # every address of this machine, and none to connect to
+        host = socket.gethostname()
     server: dict[str, Any] = {"type": "http", "url": f"{url_of(host, port)}{PATH}"}
     if token:
         server["headers"] = {"Authorization": f"Bearer {token}"}
