@@ -105,11 +105,12 @@ class FaultSpec(Spec):
 
 class SearchSpec(Spec):
     engine: str = "local"
-    """Who searches: `local`, the run's index in this process; or the address of a search server
-    (`nanoscout index serve`), e.g. http://127.0.0.1:8080, whose token comes from the variable
-    NANOSCOUT_TOKEN; or an engine that others run (docs/search-engines.md):
-    `postgresql://user@host/database`, `qdrant+http://host:6333/COLLECTION`, `qdrant:FOLDER`,
-    `opensearch+http://host:9200/INDEX`."""
+    """Who searches: `local`, the run's index in this process; the address of a search server
+    (`nanoscout index serve`), e.g. http://127.0.0.1:8080; that of an MCP server (`nanoscout mcp`),
+    e.g. mcp+http://127.0.0.1:8000/mcp, or its command, e.g. `mcp:nanoscout mcp indexes/docs`; or an
+    engine that others run (docs/search-engines.md): `postgresql://user@host/database`,
+    `qdrant+http://host:6333/COLLECTION`, `qdrant:FOLDER`, `opensearch+http://host:9200/INDEX`. The
+    token of a server of ours comes from the variable NANOSCOUT_TOKEN."""
     results: Annotated[int, Field(ge=1, le=50)] = 10
     """Hits that a web_search shows."""
     preview: Literal["first", "window"] = "first"

@@ -18,15 +18,25 @@ def open_engine(spec: SearchSpec, index: SearchIndex) -> SearchEngine:
     A server is asked once, so that a missing one shows before any work. Raises UserError for it,
     and for a name that means nothing.
     """
-    if spec.engine == "local":
+    name = spec.engine
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if name == "local":
         return LocalSearch(index, spec.preview, spec.preview_chars)
-    if spec.engine.startswith(("http://", "https://")):
-        token = os.environ.get(TOKEN_VARIABLE, "").strip()
-        server = HttpSearch(spec.engine, spec.preview, spec.preview_chars, token)
-        return _asked_once(server, "start it with nanoscout index serve")
-    if spec.engine.startswith(EXTERNAL):
+    if name.startswith(("http://", "https://")):
+        http = HttpSearch(name, spec.preview, spec.preview_chars, token)
+        return _asked_once(http, "start it with nanoscout index serve")
+    if name.startswith(("mcp:", "mcp+http://", "mcp+https://")):
+        from nanoscout.search.mcp_search import McpSearch  # a heavy import
+
+        address = name.removeprefix("mcp:").removeprefix("mcp+")
+        mcp = McpSearch(address, spec.preview, spec.preview_chars, token)
+        return _asked_once(mcp, "start it with nanoscout mcp")
+    if name.startswith(EXTERNAL):
         return _asked_once(open_external(spec), "is it running?")
-    raise UserError(f"search.engine: {spec.engine}: no engine's name; take local or http://…")
+    raise UserError(
+        f"search.engine: {name}: no engine's name; take local, http://…, mcp+http://…, mcp:COMMAND "
+        f"or {', '.join(f'{prefix}…' for prefix in EXTERNAL)}"
+    )
 
 
 def _asked_once(engine: SearchEngine, advice: str) -> SearchEngine:

@@ -11,6 +11,7 @@ from nanoscout.records import Hit, Page
 from nanoscout.search.index import MAX_QUERY_CHARS
 from nanoscout.search.loop_bound import LoopBound
 from nanoscout.search.protocol import SearchUnavailable
+from nanoscout.search.wire import hit_from_json, page_from_json
 
 CONNECTIONS = 32
 """Requests on their way at a time; further ones wait here, not in the server."""
@@ -70,7 +71,7 @@ class HttpSearch:
             return None
         if response.status_code != 200:
             raise self._refusal(response)
-        return self._read(response, _page)
+        return self._read(response, page_from_json)
 
     async def _post(self, path: str, asked: dict[str, Any]) -> httpx2.Response:
         body = json.dumps(asked, ensure_ascii=False).encode(errors="replace")
@@ -99,24 +100,4 @@ class HttpSearch:
 
 def _hits(answer: Any) -> list[Hit]:
     [hits] = answer["results"]
-    return [
-        Hit(
-            passage_id=hit["id"],
-            title=hit["title"],
-            url=hit["url"],
-            preview=hit["preview"],
-            score=hit["score"],
-        )
-        for hit in hits
-    ]
-
-
-def _page(answer: Any) -> Page:
-    return Page(
-        passage_id=answer["id"],
-        title=answer["title"],
-        url=answer["url"],
-        text=answer["text"],
-        offset=answer["offset"],
-        next_offset=answer["next_offset"],
-    )
+    return [hit_from_json(hit) for hit in hits]

@@ -1,10 +1,31 @@
-"""Search results in the plain, short words that a model reads: every character costs context.
+"""The two tools and their results in plain, short words: every character costs a model context.
 
 The tools of an episode and the MCP server say the same thing in the same words.
 """
 
-from nanoscout.records import Hit, Page
+from nanoscout.records import Hit, Page, ToolSpec
 
+WEB_SEARCH = ToolSpec(
+    name="web_search",
+    description="Search the web. Returns titles, URLs and previews of the best pages.",
+    parameters={
+        "type": "object",
+        "properties": {"query": {"type": "string"}, "page": {"type": "integer"}},
+        "required": ["query"],
+        "additionalProperties": False,
+    },
+)
+VISIT = ToolSpec(
+    name="visit",
+    description="Read the page at a URL that a search has shown.",
+    parameters={
+        "type": "object",
+        "properties": {"url": {"type": "string"}, "offset": {"type": "integer"}},
+        "required": ["url"],
+        "additionalProperties": False,
+    },
+)
+UNAVAILABLE = "The search cannot be reached at the moment. Try again later."
 NO_PAGE = "No page at this URL. Visit a URL from a search result."
 
 
