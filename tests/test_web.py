@@ -224,6 +224,13 @@ def test_a_wished_wait_is_kept_within_reason(
     assert [wait for wait in waits if wait] == [3, 1]
 
 
+def test_a_searxng_whose_engines_are_silent_has_not_found_nothing(site: Website) -> None:
+    said = SAYS["searxng"]([]) | {"unresponsive_engines": [["brave", "too many requests"]]}
+    site.replies["/search"] = answer(json.dumps(said))
+    with pytest.raises(SearchUnavailable, match="searxng: the engines behind it do not answer"):
+        search(engine("searxng", site))
+
+
 def test_a_service_that_is_not_there_is_unavailable() -> None:
     with website() as gone:
         web = engine("serper", gone)

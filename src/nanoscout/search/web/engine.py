@@ -110,7 +110,10 @@ class OpenWeb:
             if wait <= MAX_WAIT:
                 await asyncio.sleep(wait)
             return Answer(response.status_code, {"error": failure})
-        results = read_results(self._service, response, self._key)
+        try:
+            results = read_results(self._service, response, self._key)
+        except SearchUnavailable as error:
+            return Answer(503, {"error": str(error)})
         return Answer(200, {"results": [asdict(result) for result in results]})
 
     def _preview_of(self, snippet: str, query: str) -> str:

@@ -57,7 +57,7 @@ class Fetched:
 
 
 class Fetcher:
-    """Fetches pages; and remembers what their sites' robots.txt say."""
+    """Fetches pages, and remembers what their sites' robots.txt say."""
 
     def __init__(self, network: GuardedNetwork, limits: Limits = Limits()):
         self._network = network

@@ -42,9 +42,9 @@ def rules_for(text: str, agent: str) -> list[Rule]:
                 rules.setdefault(name, [])
         elif field in ("allow", "disallow"):
             in_rules = True
-            if value:
+            if group and (pattern := _normal(value)):
                 for name in group:
-                    rules[name].append(Rule(field == "allow", value))
+                    rules[name].append(Rule(field == "allow", pattern))
     return rules.get(agent, rules.get("*", []))
 
 
@@ -56,8 +56,7 @@ def may_read(rules: list[Rule], path: str) -> bool:
 
 
 def _fits(pattern: str, path: str) -> bool:
-    pieces = [_normal(piece) for piece in pattern.removesuffix("$").split("*")]
-    begin, *middle = pieces
+    begin, *middle = pattern.removesuffix("$").split("*")
     if not path.startswith(begin):
         return False
     if pattern.endswith("$"):

@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 
 from nanoscout.errors import UserError
+from nanoscout.search.protocol import SearchUnavailable
 from nanoscout.search.web.guard import web_url
 
 MAX_QUERY_CHARS = 400
@@ -41,7 +42,8 @@ class Service:
     request: Callable[[str, int, str], dict[str, Any]]
     """(query, number of the page from 1 on, key) -> the rest of the request, for httpx2."""
     results: Callable[[Any], list[Result]]
-    """Reads the JSON of its answer; raises KeyError, TypeError or AttributeError for another."""
+    """Reads the JSON of its answer; raises KeyError, TypeError or AttributeError for another, and
+    SearchUnavailable where it says that it could not search."""
     key_variable: str = ""
     """The environment variable of its key; empty where it needs none."""
     refusal: str = ""
@@ -58,7 +60,7 @@ def _serper(query: str, page: int, key: str) -> dict[str, Any]:
 
 def _serper_results(answer: Any) -> list[Result]:
     return [
-        _result(found["link"], found["title"], found.get("snippet"))
+        _result(found["link"], found.get("title"), found.get("snippet"))
         for found in answer.get("organic", [])
     ]
 
@@ -73,7 +75,8 @@ def _tavily(query: str, page: int, key: str) -> dict[str, Any]:
 
 def _tavily_results(answer: Any) -> list[Result]:
     return [
-        _result(found["url"], found["title"], found.get("content")) for found in answer["results"]
+        _result(found["url"], found.get("title"), found.get("content"))
+        for found in answer["results"]
     ]
 
 
@@ -94,7 +97,9 @@ def _brave(query: str, page: int, key: str) -> dict[str, Any]:
 def _brave_results(answer: Any) -> list[Result]:
     """Without results there is no `web`; texts may hold HTML's entities, and tags all the same."""
     return [
-        _result(found["url"], _plain(found["title"]), _plain(found.get("description") or ""))
+        _result(
+            found["url"], _plain(found.get("title") or ""), _plain(found.get("description") or "")
+        )
         for found in answer.get("web", {}).get("results", [])
     ]
 
@@ -104,8 +109,15 @@ def _searxng(query: str, page: int, key: str) -> dict[str, Any]:
 
 
 def _searxng_results(answer: Any) -> list[Result]:
+    """To have found nothing because no engine behind it has answered is not to have found nothing.
+
+    Some kinds of result have no URL.
+    """
+    if not answer["results"] and answer.get("unresponsive_engines"):
+        raise SearchUnavailable("the engines behind it do not answer")
     return [
-        _result(found["url"], found["title"], found.get("content")) for found in answer["results"]
+        _result(found.get("url"), found.get("title"), found.get("content"))
+        for found in answer["results"]
     ]
 
 
@@ -189,8 +201,8 @@ def wished_wait(response: httpx2.Response) -> float:
 def read_results(service: Service, response: httpx2.Response, key: str) -> list[Result]:
     """The results on the page, each URL once.
 
-    Raises UserError where somebody has to do something first: about the key, the quota, or this
-    program.
+    Raises SearchUnavailable where the answer says so, and UserError where somebody has to do
+    something first: about the key, the quota, or this program.
     """
     if response.status_code != 200:
         raise UserError(f"{service.name}: {_lasting_failure(service, response, key)}")
