@@ -1,7 +1,4 @@
-"""The command line: `nanoscout train`, `eval`, `ask`, `index`, `mcp`.
-
-Heavy imports wait for a verb.
-"""
+"""The command line, a function a verb. Heavy imports wait for it."""
 
 import logging
 import os
@@ -23,9 +20,21 @@ app = typer.Typer(
 )
 index_app = typer.Typer(help="A search index of your own documents.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
+web_app = typer.Typer(help="The open web as a model sees it.", no_args_is_help=True)
+app.add_typer(web_app, name="web")
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; repeatable."),
+]
+
+OtherEngine = Annotated[
+    str,
+    typer.Option(
+        "--search",
+        metavar="ENGINE",
+        help="Search with another engine than the run's: serper, tavily, brave, "
+        "searxng+http://…, or a search server's http://….",
+    ),
 ]
 
 IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX_FOLDER", help="An index's folder.")]
@@ -73,11 +82,13 @@ def train(
 def ask(
     question: Annotated[str, typer.Argument(help="What you want to know.")],
     run: Annotated[Path, typer.Option(help="A finished run's folder.")] = Path("runs/quickstart"),
+    search: OtherEngine = "",
+    set_: Overrides = None,
 ) -> None:
     """Ask a trained model; shows what it searches, what it reads, and its answer with sources."""
     from nanoscout.ask import ask_run
 
-    ask_run(question, run, Console())
+    ask_run(question, run, Console(), _overrides(set_, search))
 
 
 @app.command("eval")
@@ -90,11 +101,44 @@ def evaluate(
         int | None, typer.Option(min=1, help="Ask only the first so many held-out questions.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the figures as JSON.")] = None,
+    search: OtherEngine = "",
+    set_: Overrides = None,
 ) -> None:
     """Ask a model a run's held-out questions and count the right answers."""
     from nanoscout.run import evaluate_run
 
-    evaluate_run(run, model, questions, out, Console())
+    evaluate_run(run, model, questions, out, Console(), _overrides(set_, search))
+
+
+def _overrides(given: list[str] | None, search: str) -> list[str]:
+    return [*(given or []), *([f"search.engine={search}"] if search else [])]
+
+
+@web_app.command("search")
+def web_search(
+    query: Annotated[str, typer.Argument(help="Plain words.")],
+    engine: Annotated[
+        str, typer.Option(help="serper, tavily or brave, or searxng+http://…, your own SearXNG.")
+    ],
+    k: Annotated[int, typer.Option("-k", min=1, max=50, help="So many results.")] = 10,
+    page: Annotated[int, typer.Option(min=1, help="Which page of them.")] = 1,
+) -> None:
+    """Search the web with one of the engines: whether its key works, and what it finds."""
+    from nanoscout.browsing import show_results
+
+    show_results(query, engine, k, page, Console())
+
+
+@web_app.command("visit")
+def web_visit(
+    url: Annotated[str, typer.Argument(help="A page's address.")],
+    offset: Annotated[int, typer.Option(min=0, help="Characters to leave out.")] = 0,
+    chars: Annotated[int, typer.Option(min=1, help="Characters to show.")] = 10_000,
+) -> None:
+    """Read a page of the web as a model would."""
+    from nanoscout.browsing import show_web_page
+
+    show_web_page(url, offset, chars, Console())
 
 
 @app.command()

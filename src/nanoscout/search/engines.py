@@ -10,17 +10,21 @@ from nanoscout.search.http_search import TOKEN_VARIABLE, HttpSearch
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
 from nanoscout.search.protocol import SearchEngine, SearchUnavailable
+from nanoscout.search.web.engine import SEARXNG, open_web
+from nanoscout.search.web.services import KEYED
 
 
-def open_engine(spec: SearchSpec, index: SearchIndex) -> SearchEngine:
-    """The engine that `spec.engine` names.
+def open_engine(spec: SearchSpec, index: SearchIndex | None) -> SearchEngine:
+    """The engine that `spec.engine` names; `local` alone needs an index.
 
     A server is asked once, so that a missing one shows before any work. Raises UserError for it,
-    and for a name that means nothing.
+    for the missing key of a service, and for a name that means nothing.
     """
     name = spec.engine
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if name == "local":
+        if index is None:
+            raise UserError("search.engine: local: there is no index here; name another engine")
         return LocalSearch(index, spec.preview, spec.preview_chars)
     if name.startswith(("http://", "https://")):
         http = HttpSearch(name, spec.preview, spec.preview_chars, token)
@@ -31,12 +35,13 @@ def open_engine(spec: SearchSpec, index: SearchIndex) -> SearchEngine:
         address = name.removeprefix("mcp:").removeprefix("mcp+")
         mcp = McpSearch(address, spec.preview, spec.preview_chars, token)
         return _asked_once(mcp, "start it with nanoscout mcp")
+    if name in KEYED or name.startswith(SEARXNG):
+        return open_web(spec)
     if name.startswith(EXTERNAL):
         return _asked_once(open_external(spec), "is it running?")
-    raise UserError(
-        f"search.engine: {name}: no engine's name; take local, http://…, mcp+http://…, mcp:COMMAND "
-        f"or {', '.join(f'{prefix}…' for prefix in EXTERNAL)}"
-    )
+    known = ["http://…", "mcp+http://…", "mcp:COMMAND", *KEYED, f"{SEARXNG}http://…"]
+    known += [f"{prefix}…" for prefix in EXTERNAL]
+    raise UserError(f"search.engine: {name}: no engine's name; take local, {', '.join(known)}")
 
 
 def _asked_once(engine: SearchEngine, advice: str) -> SearchEngine:

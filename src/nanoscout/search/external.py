@@ -29,8 +29,8 @@ def open_external(spec: SearchSpec, encoder: TextEncoder | None = None) -> Searc
     """The engine that `spec.engine` names; with an encoder it ranks by words and vectors."""
     previews = (spec.preview, spec.preview_chars)
     if spec.engine.startswith("postgresql://"):
-        postgres = _postgres().PostgresSearch(spec.engine, *previews, encoder)
-        return postgres  # type: ignore[no-any-return]
+        postgres: SearchEngine = _postgres().PostgresSearch(spec.engine, *previews, encoder)
+        return postgres
     if spec.engine.startswith("qdrant"):
         from nanoscout.search.qdrant_search import QdrantSearch
 

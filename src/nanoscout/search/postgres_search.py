@@ -201,7 +201,7 @@ def load_postgres(url: str, passages: Iterable[Passage], encoder: TextEncoder | 
 def _make_table(
     connection: psycopg.Connection[Any], table: sql.Identifier, encoder: TextEncoder | None
 ) -> None:
-    column = sql.SQL("")
+    column: sql.Composable = sql.SQL("")
     if encoder:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         column = sql.SQL(", embedding vector({}) NOT NULL").format(sql.Literal(encoder.dimension))

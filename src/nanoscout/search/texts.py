@@ -3,6 +3,8 @@
 The tools of an episode and the MCP server say the same thing in the same words.
 """
 
+import re
+
 from nanoscout.records import Hit, Page, ToolSpec
 
 WEB_SEARCH = ToolSpec(
@@ -26,6 +28,9 @@ VISIT = ToolSpec(
     },
 )
 UNAVAILABLE = "The search cannot be reached at the moment. Try again later."
+
+_HIT = re.compile(r"^\d+\. (.*)\n(\S+)\n(.*)$", re.MULTILINE)
+
 NO_PAGE = "No page at this URL. Visit a URL from a search result."
 
 
@@ -36,6 +41,11 @@ def hits_text(hits: list[Hit], first: int = 1) -> str:
     return "\n".join(
         f"{rank}. {hit.title}\n{hit.url}\n{hit.preview}" for rank, hit in enumerate(hits, first)
     )
+
+
+def hits_in(text: str) -> list[tuple[str, str]]:
+    """URL, and title with preview, of each hit that a result page shows."""
+    return [(url, f"{title} {preview}") for title, url, preview in _HIT.findall(text)]
 
 
 def no_result_page(page: int) -> str:
@@ -52,3 +62,7 @@ def page_text(page: Page) -> str:
 
 def no_offset(offset: int) -> str:
     return f"The page has no offset {offset}. Leave it away."
+
+
+def unreadable_page(reason: str) -> str:
+    return f"This page cannot be read: {reason}. Visit another URL."
