@@ -33,6 +33,10 @@ MAX_KEY_BYTES = 4_096
 _WRITER_BYTES = 128 * 2**20
 
 
+Address = tuple[int, int]
+"""Where a passage lies in an index as it is now: segment and document."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ranked:
     passage: Passage
@@ -48,8 +52,9 @@ class Changes(NamedTuple):
 
 
 class SearchIndex:
-    def __init__(self, index: tantivy.Index):
+    def __init__(self, index: tantivy.Index, folder: Path | None = None):
         self._index = index
+        self.folder = folder
         self._analyser = _analyser()
         self.reload()
 
@@ -77,7 +82,7 @@ class SearchIndex:
             with _commit(_writer(index, str(folder))) as writer:
                 writer.delete_all_documents()
                 _fill(writer, passages)
-            return cls(index)
+            return cls(index, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = folder.with_name(f".{folder.name}.partial")
         partial.mkdir(exist_ok=True)
@@ -141,12 +146,34 @@ class SearchIndex:
     @classmethod
     def open(cls, folder: Path) -> "SearchIndex":
         """The index that `build` left in a folder; raises UserError where there is none."""
-        return cls(_open(folder))
+        return cls(_open(folder), folder)
 
     def reload(self) -> None:
         """Search what has been committed to the folder by now."""
-        self._index.reload()
-        self._searcher = self._index.searcher()
+        committed = b""
+        while (latest := self._committed()) != committed:
+            committed = latest
+            self._index.reload()
+            self._searcher = self._index.searcher()
+        self.version = hashlib.blake2b(committed, digest_size=16).hexdigest()
+
+    def _committed(self) -> bytes:
+        """The engine's list of what a commit holds; a commit writes a new one."""
+        return (self.folder / "meta.json").read_bytes() if self.folder else b"memory"
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """Nobody changes the index in the folder as long as the block lasts; it is read anew first.
+
+        Raises UserError while somebody is changing it.
+        """
+        writer = _writer(self._index, str(self.folder))
+        try:
+            self.reload()
+            yield
+        finally:
+            writer.rollback()
+            writer.wait_merging_threads()
 
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
@@ -156,13 +183,25 @@ class SearchIndex:
 
         `score` is BM25, comparable within one query only.
         """
+        return [Ranked(self.at(address), score) for address, score in self.rank(query, k)]
+
+    def rank(self, query: str, k: int) -> list[tuple[Address, float]]:
+        """As `search`, but only where the passages lie: cheap for a large k."""
         terms = self._analyser.analyze(_encodable(query[:MAX_QUERY_CHARS]))[:MAX_QUERY_TERMS]
         if not terms:
             return []
         query_of_terms = tantivy.Query.boolean_query([self._term(term) for term in terms])
-        searcher = self._searcher
-        best = _best(searcher, query_of_terms, k)
-        return [Ranked(_passage(searcher, address), score) for score, address in best]
+        best = _best(self._searcher, query_of_terms, k)
+        return [((place.segment_ord, place.doc), score) for score, place in best]
+
+    def at(self, address: Address) -> Passage:
+        return _passage(self._searcher, tantivy.DocAddress(*address))
+
+    def addresses(self) -> list[Address]:
+        """Of all passages, in the order in which they lie in the index."""
+        everything = tantivy.Query.all_query()
+        hits = self._searcher.search(everything, max(1, len(self)), count=False).hits
+        return [(place.segment_ord, place.doc) for _, place in hits]
 
     def _term(self, term: str) -> tuple[tantivy.Occur, tantivy.Query]:
         query = tantivy.Query.term_query(self._index.schema, "body", term, index_option="freq")
