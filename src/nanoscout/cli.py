@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from nanoscout.errors import UserError
-from nanoscout.recipe import load_recipe
+from nanoscout.recipe import RankingSpec, load_recipe
 
 app = typer.Typer(
     help="Train small language models to find answers with search and read tools.",
@@ -39,6 +39,19 @@ CorpusKind = Annotated[
     typer.Option(help="The corpus's kind; by default seen from its name and content."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+RankingName = Annotated[
+    Literal["lexical", "dense", "fused"],
+    typer.Option(help="By words, by vectors (see index encode), or by both."),
+]
+EncoderName = Annotated[
+    str,
+    typer.Option(
+        help="A sentence-transformers folder or hub name; by default the one that made the vectors."
+    ),
+]
+RerankerName = Annotated[
+    str, typer.Option(help="A cross-encoder, folder or hub name, over the first 50 candidates.")
+]
 
 
 @app.command()
@@ -99,11 +112,16 @@ def index_serve(
     token_env: Annotated[
         str, typer.Option(help="The environment variable with the token that clients must send.")
     ] = "NANOSCOUT_TOKEN",
+    ranking: RankingName = "lexical",
+    encoder: EncoderName = "",
+    reranker: RerankerName = "",
 ) -> None:
     """Serve an index over HTTP: /search, /visit, /retrieve, /health and /metrics."""
     from nanoscout.search.http_server import serve
 
-    serve(folder, host, port, workers, os.environ.get(token_env, "").strip())
+    spec = RankingSpec(ranking=ranking, encoder=encoder, reranker=reranker)
+    token = os.environ.get(token_env, "").strip()
+    serve(folder, host, port, workers, token, ranking=spec)
 
 
 @index_app.command("build")
@@ -139,6 +157,14 @@ def index_delete(
     delete_from_index(folder, ids, Console())
 
 
+@index_app.command("encode")
+def index_encode(folder: IndexFolder, encoder: EncoderName = "") -> None:
+    """Make an index's vectors for dense and fused ranking; later changes keep them up to date."""
+    from nanoscout.indexing import encode_index
+
+    encode_index(folder, encoder, Console())
+
+
 @index_app.command("info")
 def index_info(folder: IndexFolder, json: AsJson = False) -> None:
     """How many documents an index holds, and its size."""
@@ -152,12 +178,16 @@ def index_search(
     folder: IndexFolder,
     query: Annotated[str, typer.Argument(help="Plain words; no query has syntax.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1_000, help="So many results.")] = 10,
+    ranking: RankingName = "lexical",
+    encoder: EncoderName = "",
+    reranker: RerankerName = "",
     json: AsJson = False,
 ) -> None:
     """Search an index."""
     from nanoscout.indexing import show_search
 
-    show_search(folder, query, k, Console(), as_json=json)
+    spec = RankingSpec(ranking=ranking, encoder=encoder, reranker=reranker)
+    show_search(folder, query, k, spec, Console(), as_json=json)
 
 
 @index_app.command("visit")

@@ -90,7 +90,18 @@ class FaultSpec(Spec):
     """A URL of a result page leads nowhere."""
 
 
-class SearchSpec(Spec):
+class RankingSpec(Spec):
+    """Which passages come first (search/ranking.py)."""
+
+    ranking: Literal["lexical", "dense", "fused"] = "lexical"
+    """By words (BM25), by vectors of an encoder, or by both, fused by reciprocal rank."""
+    encoder: str = ""
+    """dense, fused: a sentence-transformers folder or hub name."""
+    reranker: str = ""
+    """A cross-encoder (a folder or hub name) that reads the first candidates; empty: none."""
+
+
+class SearchSpec(RankingSpec):
     engine: str = "local"
     """Who searches: `local`, the run's index in this process; or the address of a search server
     (`nanoscout index serve`), e.g. http://127.0.0.1:8080, whose token comes from the variable
@@ -104,6 +115,16 @@ class SearchSpec(Spec):
     """Characters of a page that one visit shows."""
     faults: FaultSpec = FaultSpec()
     """In training, where a stage names none of its own. Evaluations see none."""
+
+    @model_validator(mode="after")
+    def _ranking_is_of_the_local_engine_and_has_an_encoder(self) -> "SearchSpec":
+        if self.ranking != "lexical" and not self.encoder:
+            raise ValueError(f"ranking = {self.ranking!r} needs an encoder")
+        if self.engine != "local" and (self.ranking != "lexical" or self.reranker):
+            raise ValueError(
+                "ranking and reranker are for engine = 'local'; others rank themselves"
+            )
+        return self
 
 
 class ExampleCall(Spec):

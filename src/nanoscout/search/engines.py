@@ -9,6 +9,7 @@ from nanoscout.search.http_search import TOKEN_VARIABLE, HttpSearch
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
 from nanoscout.search.protocol import SearchEngine, SearchUnavailable
+from nanoscout.search.ranking import open_ranking
 
 
 def open_engine(spec: SearchSpec, index: SearchIndex) -> SearchEngine:
@@ -18,7 +19,8 @@ def open_engine(spec: SearchSpec, index: SearchIndex) -> SearchEngine:
     and for a name that means nothing.
     """
     if spec.engine == "local":
-        return LocalSearch(index, spec.preview, spec.preview_chars)
+        ranking = open_ranking(index, spec)
+        return LocalSearch(index, spec.preview, spec.preview_chars, ranking)
     if spec.engine.startswith(("http://", "https://")):
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
         server = HttpSearch(spec.engine, spec.preview, spec.preview_chars, token)

@@ -34,14 +34,16 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from nanoscout.errors import UserError
+from nanoscout.recipe import RankingSpec
 from nanoscout.search.index import Ranked, SearchIndex
 from nanoscout.search.local import LocalSearch
+from nanoscout.search.ranking import Ranking, open_ranking
 
 MAX_QUERIES = 256
 """Queries in one request."""
 
-START_SECONDS = 60
-"""What a worker may take to open the index."""
+START_SECONDS = 300
+"""What a worker may take to open the index and to load the ranking's models."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class Limits:
     """Size of a request's body; a larger one is answered with 413."""
     seconds: float = 10.0
     """From a request's headers to its answer; beyond it the answer is 503."""
+
+
+LEXICAL = RankingSpec()
 
 
 class _Asked(BaseModel):
@@ -125,8 +130,9 @@ class _Metrics:
 
 
 class _Worker:
-    def __init__(self, index: SearchIndex, token: str, limits: Limits):
+    def __init__(self, index: SearchIndex, ranking: Ranking, token: str, limits: Limits):
         self._index = index
+        self._ranking = ranking
         self._token = f"Bearer {token}".encode() if token else b""
         self._limits = limits
         self._metrics = _Metrics()
@@ -148,7 +154,7 @@ class _Worker:
         return app
 
     async def _search(self, asked: SearchRequest) -> Response:
-        engine = LocalSearch(self._index, asked.preview, asked.preview_chars)
+        engine = LocalSearch(self._index, asked.preview, asked.preview_chars, self._ranking)
         queries = [asked.query] if asked.query is not None else asked.queries or []
         results = []
         for query in queries:
@@ -186,7 +192,7 @@ class _Worker:
     async def _retrieve(self, asked: RetrieveRequest) -> Response:
         result = []
         for query in asked.queries:
-            ranked = self._index.search(query, asked.k)
+            ranked = self._ranking.search(query, asked.k)
             result.append([_retrieved(found, asked.return_scores) for found in ranked])
             await self._count_query()
         return JSONResponse({"result": result})
@@ -314,12 +320,13 @@ def serve(
     workers: int = 1,
     token: str = "",
     limits: Limits = Limits(),
+    ranking: RankingSpec = LEXICAL,
 ) -> None:
     """Answer until SIGINT or SIGTERM; a line on standard output tells when and where.
 
     Port 0 takes a free one. With a token every request but /health needs it as bearer token.
-    Raises UserError where there is no index, the address cannot be had, or the host is not
-    loopback and there is no token.
+    Raises UserError where there is no index, the address cannot be had, the workers cannot start
+    (they say why), or the host is not loopback and there is no token.
     """
     if not token and not _is_loopback(host):
         raise UserError(f"{host}: whoever can reach it could search; set a token, or 127.0.0.1")
@@ -334,7 +341,7 @@ def serve(
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{listening.getsockname()[1]}"
     config = uvicorn.Config(
-        partial(_make_app, index_folder, token, limits),
+        partial(_make_app, index_folder, ranking, token, limits),
         factory=True,
         workers=workers,
         lifespan="off",
@@ -348,7 +355,10 @@ def serve(
     ready = f"nanoscout search server on {url} ({documents} documents, {workers} workers)"
     with listening, tempfile.TemporaryDirectory(prefix="nanoscout-metrics-") as counts:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts
-        _Supervisor(config, [listening], ready).run()
+        supervisor = _Supervisor(config, [listening], ready)
+        supervisor.run()
+    if not supervisor.started:
+        raise UserError("the server's workers could not start; what they say above tells why")
 
 
 class _Supervisor(Multiprocess):
@@ -357,21 +367,24 @@ class _Supervisor(Multiprocess):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], ready: str):
         super().__init__(config, sockets)
         self._ready = ready
+        self.started = False
 
     def init_processes(self) -> None:
         super().init_processes()
-        if all(process.wait_until_ready(START_SECONDS) for process in self.processes):
+        self.started = all(process.wait_until_ready(START_SECONDS) for process in self.processes)
+        if self.started:
             print(self._ready, flush=True)
 
 
-def _make_app(index_folder: Path, token: str, limits: Limits) -> Starlette:
-    """What a worker process runs; it ends the service where the index is gone."""
+def _make_app(index_folder: Path, spec: RankingSpec, token: str, limits: Limits) -> Starlette:
+    """What a worker process runs; it ends the service where it cannot open the index."""
     try:
         index = SearchIndex.open(index_folder)
+        ranking = open_ranking(index, spec)
     except UserError as error:
         print(f"nanoscout: {error}", file=sys.stderr)
         sys.exit(STARTUP_FAILURE)
-    return _Worker(index, token, limits).app()
+    return _Worker(index, ranking, token, limits).app()
 
 
 def _is_loopback(host: str) -> bool:
