@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 NODE := .node
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test node check format clean
+.PHONY: help setup train test node check format bench-search clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,10 @@ check: $(READY) ## lint, types, and which floor may import which
 format: $(READY) ## reformat the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-search: $(READY) ## measure search next to its peers; minutes
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/search_recall.py
 
 clean: ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) $(NODE) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

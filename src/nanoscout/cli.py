@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from nanoscout.errors import UserError
-from nanoscout.recipe import SearchSpec, load_recipe
+from nanoscout.recipe import RankingSpec, SearchSpec, load_recipe
 
 app = typer.Typer(
     help="Train small language models to find answers with search and read tools.",
@@ -57,6 +57,19 @@ TokenVariable = Annotated[
     str, typer.Option(help="The environment variable with the token that clients must send.")
 ]
 SEARCH = SearchSpec()
+RankingName = Annotated[
+    Literal["lexical", "dense", "fused"],
+    typer.Option(help="By words, by vectors (see index encode), or by both."),
+]
+EncoderName = Annotated[
+    str,
+    typer.Option(
+        help="A sentence-transformers folder or hub name; by default the one that made the vectors."
+    ),
+]
+RerankerName = Annotated[
+    str, typer.Option(help="A cross-encoder, folder or hub name, over the first 50 candidates.")
+]
 
 
 @app.command()
@@ -203,11 +216,16 @@ def index_serve(
     port: Port = 8080,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the index.")] = 1,
     token_env: TokenVariable = "NANOSCOUT_TOKEN",
+    ranking: RankingName = "lexical",
+    encoder: EncoderName = "",
+    reranker: RerankerName = "",
 ) -> None:
     """Serve an index over HTTP: /search, /visit, /retrieve, /health and /metrics."""
     from nanoscout.search.http_server import serve
 
-    serve(folder, host, port, workers, os.environ.get(token_env, "").strip())
+    spec = RankingSpec(ranking=ranking, encoder=encoder, reranker=reranker)
+    token = os.environ.get(token_env, "").strip()
+    serve(folder, host, port, workers, token, ranking=spec)
 
 
 @index_app.command("build")
@@ -233,6 +251,28 @@ def index_add(folder: IndexFolder, corpus: CorpusName, kind: CorpusKind = None) 
     add_to_index(folder, corpus, kind, Console())
 
 
+@index_app.command("push")
+def index_push(
+    corpus: CorpusName,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="ENGINE",
+            help="postgresql://user@host/database, qdrant+http://host:6333/COLLECTION, "
+            "qdrant:FOLDER, or opensearch+http://host:9200/INDEX.",
+        ),
+    ],
+    kind: CorpusKind = None,
+    encoder: Annotated[
+        str, typer.Option(help="A sentence-transformers folder or hub name: put in vectors, too.")
+    ] = "",
+) -> None:
+    """Put a corpus into a search engine that others run; documents that are there are replaced."""
+    from nanoscout.indexing import push_corpus
+
+    push_corpus(corpus, kind, to, encoder, Console())
+
+
 @index_app.command("delete")
 def index_delete(
     folder: IndexFolder, ids: Annotated[list[str], typer.Argument(metavar="ID...")]
@@ -241,6 +281,14 @@ def index_delete(
     from nanoscout.indexing import delete_from_index
 
     delete_from_index(folder, ids, Console())
+
+
+@index_app.command("encode")
+def index_encode(folder: IndexFolder, encoder: EncoderName = "") -> None:
+    """Make an index's vectors for dense and fused ranking; later changes keep them up to date."""
+    from nanoscout.indexing import encode_index
+
+    encode_index(folder, encoder, Console())
 
 
 @index_app.command("info")
@@ -256,12 +304,16 @@ def index_search(
     folder: IndexFolder,
     query: Annotated[str, typer.Argument(help="Plain words; no query has syntax.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1_000, help="So many results.")] = 10,
+    ranking: RankingName = "lexical",
+    encoder: EncoderName = "",
+    reranker: RerankerName = "",
     json: AsJson = False,
 ) -> None:
     """Search an index."""
     from nanoscout.indexing import show_search
 
-    show_search(folder, query, k, Console(), as_json=json)
+    spec = RankingSpec(ranking=ranking, encoder=encoder, reranker=reranker)
+    show_search(folder, query, k, spec, Console(), as_json=json)
 
 
 @index_app.command("visit")

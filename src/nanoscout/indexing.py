@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -22,11 +23,16 @@ from rich.progress import (
 from rich.text import Text
 
 from nanoscout.errors import UserError
+from nanoscout.recipe import RankingSpec
 from nanoscout.records import Passage
 from nanoscout.search.corpus import NUMBERED, Corpus, Kind, open_corpus
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
+from nanoscout.search.ranking import open_ranking
 from nanoscout.terminal import printable, say
+
+if TYPE_CHECKING:
+    from nanoscout.search.encoder import Encoder
 
 DISPLAY_EVERY = 100
 """Documents between two updates of the progress line."""
@@ -36,15 +42,18 @@ def build_index(
     source: str, out: Path, kind: Kind | None, *, replace: bool, console: Console
 ) -> None:
     """Index the corpus `source` into the folder `out`."""
+    encoder = _encoder_of(out) if replace else None
     indexing = _Indexing(source, kind, console)
     with indexing.passages() as passages:
         index = SearchIndex.build(passages, out, replace=replace)
     indexing.report(f"{out}: {len(index):,} documents, {_megabytes(out)}")
+    _encode(out, encoder, console)
 
 
 def add_to_index(folder: Path, source: str, kind: Kind | None, console: Console) -> None:
     """Add the corpus `source` to an index; documents whose id is there already are replaced."""
     SearchIndex.open(folder)  # so that a wrong folder is refused before a corpus is opened
+    encoder = _encoder_of(folder)
     indexing = _Indexing(source, kind, console)
     if (numbered := indexing.corpus.kind) in NUMBERED:
         raise UserError(
@@ -54,12 +63,85 @@ def add_to_index(folder: Path, source: str, kind: Kind | None, console: Console)
     with indexing.passages() as passages:
         changes = SearchIndex.update(folder, add_or_replace=passages)
     indexing.report(f"{folder}: {changes.added:,} added, {changes.replaced:,} replaced")
+    _encode(folder, encoder, console)
+
+
+def push_corpus(source: str, kind: Kind | None, engine: str, model: str, console: Console) -> None:
+    """Put the corpus `source` into an engine that others run; with an encoder, its vectors too."""
+    from nanoscout.search.external import push
+
+    encoder = None
+    if model:
+        from nanoscout.search.encoder import Encoder
+
+        encoder = Encoder(model)
+    indexing = _Indexing(source, kind, console)
+    with indexing.passages() as passages:
+        count = push(engine, passages, encoder)
+    indexing.report(f"{engine.split('@')[-1]}: {count:,} documents put in")
 
 
 def delete_from_index(folder: Path, ids: Sequence[str], console: Console) -> None:
     """Delete documents by id: all of them or, where one is unknown, none."""
+    encoder = _encoder_of(folder)
     changes = SearchIndex.update(folder, delete=ids)
     say(console, f"{folder}: {changes.deleted:,} deleted")
+    _encode(folder, encoder, console)
+
+
+def encode_index(folder: Path, model: str, console: Console) -> None:
+    """Make the vectors of an index for dense and fused ranking, or bring them up to date.
+
+    A pass that is cut off goes on when it is called again. An empty `model` is the one that made
+    the vectors that are there.
+    """
+    SearchIndex.open(folder)
+    if model:
+        from nanoscout.search.encoder import Encoder
+
+        _encode(folder, Encoder(model), console)
+        return
+    encoder = _encoder_of(folder)
+    if encoder is None:
+        raise UserError(f"{folder}: no vectors here; name the model to make them: --encoder")
+    _encode(folder, encoder, console)
+
+
+def _encoder_of(folder: Path) -> "Encoder | None":
+    """The model of an index's vectors, None where it has none.
+
+    Asked for before an index is changed: where the model is not to be had, nothing is.
+    """
+    if not (folder / "vectors").exists():
+        return None
+    from nanoscout.search.encoder import Encoder
+    from nanoscout.search.vectors import encoder_of
+
+    name = encoder_of(SearchIndex.open(folder))
+    try:
+        return Encoder(name) if name else None
+    except UserError as error:
+        raise UserError(
+            f"{error}; it made the vectors of {folder}: remove {folder / 'vectors'} to do without"
+        ) from None
+
+
+def _encode(folder: Path, encoder: "Encoder | None", console: Console) -> None:
+    if encoder is None:
+        return
+    from nanoscout.search.vectors import encode_passages
+
+    started = time.perf_counter()
+    with _progress(console) as progress:
+        task = progress.add_task("")
+
+        def show(done: int, total: int) -> None:
+            description = f"{done:,} of {total:,} vectors"
+            progress.update(task, completed=done, total=total, description=description)
+
+        encoded = encode_passages(SearchIndex.open(folder), encoder, show)
+    seconds = time.perf_counter() - started
+    say(console, f"{folder}: {encoded:,} passages encoded by {encoder.source} ({seconds:.1f} s)")
 
 
 def show_info(folder: Path, console: Console, *, as_json: bool) -> None:
@@ -70,9 +152,13 @@ def show_info(folder: Path, console: Console, *, as_json: bool) -> None:
         say(console, f"{folder}: {documents:,} documents, {_megabytes(folder)}")
 
 
-def show_search(folder: Path, query: str, k: int, console: Console, *, as_json: bool) -> None:
+def show_search(
+    folder: Path, query: str, k: int, ranking: RankingSpec, console: Console, *, as_json: bool
+) -> None:
     """The k best documents for a query, with previews; in JSON a list of hits."""
-    hits = asyncio.run(LocalSearch(SearchIndex.open(folder)).search(query, k))
+    index = SearchIndex.open(folder)
+    engine = LocalSearch(index, ranking=open_ranking(index, ranking))
+    hits = asyncio.run(engine.search(query, k))
     if as_json:
         print(json.dumps([asdict(hit) for hit in hits]))
         return
@@ -112,16 +198,7 @@ class _Indexing:
     @contextmanager
     def passages(self) -> Iterator[Iterator[Passage]]:
         """The corpus, passage by passage, with a progress line as long as the block lasts."""
-        with Progress(
-            SpinnerColumn(),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            _Rate(),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        ) as progress:
+        with _progress(self._console) as progress:
             yield self._followed(progress)
 
     def _followed(self, progress: Progress) -> Iterator[Passage]:
@@ -148,13 +225,26 @@ class _Indexing:
             say(self._console, f"{files} could not be read and had to be left out; see above")
 
 
+def _progress(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        _Rate(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed or 0:,.0f} docs/s")
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _megabytes(folder: Path) -> str:

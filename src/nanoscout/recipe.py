@@ -103,7 +103,19 @@ class FaultSpec(Spec):
     """A URL of a result page leads nowhere."""
 
 
-class SearchSpec(Spec):
+class RankingSpec(Spec):
+    """Which passages come first (search/ranking.py)."""
+
+    ranking: Literal["lexical", "dense", "fused"] = "lexical"
+    """By words (BM25), by vectors of an encoder, or by both, fused by reciprocal rank."""
+    encoder: str = ""
+    """A sentence-transformers folder or hub name: for dense and fused, and for the engines of
+    others that hold vectors."""
+    reranker: str = ""
+    """A cross-encoder (a folder or hub name) that reads the first candidates; empty: none."""
+
+
+class SearchSpec(RankingSpec):
     engine: str = "local"
     """Who searches: `local`, the run's index in this process; the address of a search server
     (`nanoscout index serve`), e.g. http://127.0.0.1:8080; that of an MCP server (`nanoscout mcp`),
@@ -132,6 +144,16 @@ class SearchSpec(Spec):
     def _recordings_have_a_folder(self) -> "SearchSpec":
         if self.cache in ("record", "replay") and not self.cache_folder:
             raise ValueError(f"cache = {self.cache} needs cache_folder, where the recording lies")
+        return self
+
+    @model_validator(mode="after")
+    def _ranking_is_of_the_local_engine_and_has_an_encoder(self) -> "SearchSpec":
+        if self.ranking != "lexical" and not self.encoder:
+            raise ValueError(f"ranking = {self.ranking!r} needs an encoder")
+        if self.engine != "local" and (self.ranking != "lexical" or self.reranker):
+            raise ValueError(
+                "ranking and reranker are for engine = 'local'; others rank themselves"
+            )
         return self
 
 

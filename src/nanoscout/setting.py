@@ -23,10 +23,13 @@ from nanoscout.questions import QuestionSet
 from nanoscout.recipe import FaultSpec, ModelSpec, Recipe, StageSpec, dump_recipe, load_recipe
 from nanoscout.rollout.environment import Environment
 from nanoscout.rollout.worked_examples import work_examples
+from nanoscout.search.encoder import Encoder
 from nanoscout.search.engines import open_engine
 from nanoscout.search.faults import Faults
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.protocol import SearchEngine
+from nanoscout.search.rerank import Reranker
+from nanoscout.search.vectors import encode_passages
 from nanoscout.tools.search_tools import search_tools
 from nanoscout.tools.toolbox import Toolbox
 
@@ -61,12 +64,17 @@ class Setting:
 
 def prepare_folder(recipe: Recipe, folder: Path, questions: QuestionSet) -> None:
     """Make a run's folder with recipe, index and examples; it appears whole or not at all."""
+    encoder = Encoder(recipe.search.encoder) if recipe.search.ranking != "lexical" else None
+    if recipe.search.reranker:
+        Reranker(recipe.search.reranker)  # so that a wrong one is refused before the work
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
         index = SearchIndex.build(questions.passages, partial / "index")
+        if encoder:
+            encode_passages(index, encoder)
         fmt = XmlFormat()
         toolbox = _toolbox(recipe, open_engine(recipe.search, index))
         examples = asyncio.run(

@@ -54,8 +54,8 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     """The tokenizer alone. Raises UserError as `load_model` does."""
     if spec.source.startswith(tiny.PREFIX):
         return tiny.tokenizer(spec.source)
-    location, options = _locate(spec.source)
-    with _quiet(), _readable(spec.source):
+    location, options = locate(spec.source)
+    with quiet(), readable(spec.source):
         return AutoTokenizer.from_pretrained(location, **options)
 
 
@@ -75,7 +75,7 @@ def save_model(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")
         new.mkdir()
-        with _quiet():
+        with quiet():
             model.save_pretrained(new)
             tokenizer.save_pretrained(new)
         if folder.exists():
@@ -91,8 +91,8 @@ def generation_stop_ids(model: PreTrainedModel) -> frozenset[int]:
 
 
 def _load_pretrained(source: str, dtype: torch.dtype) -> PreTrainedModel:
-    location, options = _locate(source)
-    with _quiet(), _readable(source):
+    location, options = locate(source)
+    with quiet(), readable(source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             location, dtype=dtype, output_loading_info=True, **options
         )
@@ -102,13 +102,13 @@ def _load_pretrained(source: str, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def _locate(source: str) -> tuple[str, dict[str, Any]]:
+def locate(source: str) -> tuple[str, dict[str, Any]]:
     """What to hand to `from_pretrained`, and with which options; cheap."""
     if source == smollm2.NAME:
         return str(smollm2.folder()), {"local_files_only": True}
     folder = Path(source).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").exists():
+        if not any((folder / name).exists() for name in ("config.json", "modules.json")):
             raise UserError(f"model '{source}': the folder has no config.json, so it is no model")
         return str(folder), {"local_files_only": True}
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", source):
@@ -128,7 +128,7 @@ def _on_hub(name: str) -> bool:
 
 
 @contextmanager
-def _readable(source: str) -> Iterator[None]:
+def readable(source: str) -> Iterator[None]:
     """Turn what transformers raises for absent or broken files into one line."""
     try:
         yield
@@ -138,7 +138,7 @@ def _readable(source: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no load reports while transformers reads or writes."""
     bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()

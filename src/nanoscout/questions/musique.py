@@ -83,8 +83,8 @@ def load_musique(spec: QuestionsSpec, seed: int) -> QuestionSet:
     if not spec.path:
         raise UserError("questions.path: not set; name MuSiQue's file of training questions")
     corpus = Corpus()
-    questions = _read(Path(spec.path), corpus)
-    held_out = _read(Path(spec.held_out_path), corpus) if spec.held_out_path else None
+    questions = read_questions(Path(spec.path), corpus)
+    held_out = read_questions(Path(spec.held_out_path), corpus) if spec.held_out_path else None
     train, held_out, examples = split_questions(questions, held_out, spec, seed)
     return QuestionSet(
         train + single_hops(train, held_out),
@@ -126,7 +126,11 @@ def single_hops(questions: Sequence[Question], held_out: Sequence[Question]) -> 
     return list(hops.values())
 
 
-def _read(path: Path, corpus: Corpus) -> list[Question]:
+def read_questions(path: Path, corpus: Corpus) -> list[Question]:
+    """The answerable questions of a file; their paragraphs go into `corpus`.
+
+    Raises UserError for an unreadable file, and naming file and line for a broken record.
+    """
     questions: dict[str, Question] = {}
     unanswerable = 0
     for place, fields in read_records(path):

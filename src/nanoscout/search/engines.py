@@ -10,6 +10,7 @@ from nanoscout.search.http_search import TOKEN_VARIABLE, HttpSearch
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
 from nanoscout.search.protocol import SearchEngine, SearchUnavailable
+from nanoscout.search.ranking import open_ranking
 from nanoscout.search.web.engine import SEARXNG, open_web
 from nanoscout.search.web.services import KEYED
 
@@ -25,7 +26,8 @@ def open_engine(spec: SearchSpec, index: SearchIndex | None) -> SearchEngine:
     if name == "local":
         if index is None:
             raise UserError("search.engine: local: there is no index here; name another engine")
-        return LocalSearch(index, spec.preview, spec.preview_chars)
+        ranking = open_ranking(index, spec)
+        return LocalSearch(index, spec.preview, spec.preview_chars, ranking)
     if name.startswith(("http://", "https://")):
         http = HttpSearch(name, spec.preview, spec.preview_chars, token)
         return _asked_once(http, "start it with nanoscout index serve")

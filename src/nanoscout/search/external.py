@@ -25,8 +25,9 @@ EXTERNAL = (
 API_KEY_VARIABLE = "QDRANT_API_KEY"
 
 
-def open_external(spec: SearchSpec, encoder: TextEncoder | None = None) -> SearchEngine:
+def open_external(spec: SearchSpec) -> SearchEngine:
     """The engine that `spec.engine` names; with an encoder it ranks by words and vectors."""
+    encoder = _encoder(spec.encoder)
     previews = (spec.preview, spec.preview_chars)
     if spec.engine.startswith("postgresql://"):
         postgres: SearchEngine = _postgres().PostgresSearch(spec.engine, *previews, encoder)
@@ -78,6 +79,14 @@ def _postgres() -> Any:
         raise UserError(
             "postgresql://… needs an extra: pip install 'nanoscout[postgres]'"
         ) from None
+
+
+def _encoder(name: str) -> TextEncoder | None:
+    if not name:
+        return None
+    from nanoscout.search.encoder import Encoder
+
+    return Encoder(name)
 
 
 def _no_vectors(encoder: TextEncoder | None) -> None:

@@ -33,16 +33,18 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from nanoscout.errors import UserError
+from nanoscout.recipe import RankingSpec
 from nanoscout.search.index import Ranked, SearchIndex
 from nanoscout.search.listening import MAX_BODY_BYTES, listen, may_ask, unauthorised
 from nanoscout.search.local import LocalSearch
+from nanoscout.search.ranking import Ranking, open_ranking
 from nanoscout.search.wire import hit_to_json, page_to_json
 
 MAX_QUERIES = 256
 """Queries in one request."""
 
-START_SECONDS = 60
-"""What a worker may take to open the index."""
+START_SECONDS = 300
+"""What a worker may take to open the index and to load the ranking's models."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class Limits:
     body_bytes: int = MAX_BODY_BYTES
     seconds: float = 10.0
     """From a request's headers to its answer; beyond it the answer is 503."""
+
+
+LEXICAL = RankingSpec()
 
 
 class _Asked(BaseModel):
@@ -125,9 +130,10 @@ class _Metrics:
 
 
 class _Worker:
-    def __init__(self, index: SearchIndex, token: str, limits: Limits):
+    def __init__(self, index: SearchIndex, ranking: Ranking, token: str, limits: Limits):
         self._index = index
         self._token = token
+        self._ranking = ranking
         self._limits = limits
         self._metrics = _Metrics()
         self._requests = 0
@@ -148,7 +154,7 @@ class _Worker:
         return app
 
     async def _search(self, asked: SearchRequest) -> Response:
-        engine = LocalSearch(self._index, asked.preview, asked.preview_chars)
+        engine = LocalSearch(self._index, asked.preview, asked.preview_chars, self._ranking)
         queries = [asked.query] if asked.query is not None else asked.queries or []
         results = []
         for query in queries:
@@ -166,7 +172,7 @@ class _Worker:
     async def _retrieve(self, asked: RetrieveRequest) -> Response:
         result = []
         for query in asked.queries:
-            ranked = self._index.search(query, asked.k)
+            ranked = self._ranking.search(query, asked.k)
             result.append([_retrieved(found, asked.return_scores) for found in ranked])
             await self._count_query()
         return JSONResponse({"result": result})
@@ -177,7 +183,7 @@ class _Worker:
         await asyncio.sleep(0)
 
     async def _health(self, request: Request) -> Response:
-        self._index.refresh()
+        self._refresh()
         return JSONResponse({"status": "ok", "documents": len(self._index)})
 
     async def _metrics_page(self, request: Request) -> Response:
@@ -219,7 +225,7 @@ class _Worker:
                 # All that have come in by now are admitted or turned away before the work begins.
                 await asyncio.sleep(0)
                 async with self._turn:
-                    self._index.refresh()
+                    self._refresh()
                     return await answer(asked)
         except ValidationError as error:
             return _error(400, _complaint(error))
@@ -230,6 +236,12 @@ class _Worker:
             return _error(503, f"no answer within {limit}; ask less at once, or later", retry=True)
         finally:
             self._requests -= 1
+
+    def _refresh(self) -> None:
+        """Find what has been added to the index, unless the ranking has vectors of an earlier
+        state: such a one stays as it was when the server began."""
+        if self._ranking is self._index:
+            self._index.refresh()
 
     async def _body(self, request: Request) -> bytes | None:
         """The request's body; None as soon as it is known to be too large."""
@@ -287,17 +299,18 @@ def serve(
     workers: int = 1,
     token: str = "",
     limits: Limits = Limits(),
+    ranking: RankingSpec = LEXICAL,
 ) -> None:
     """Answer until SIGINT or SIGTERM; a line on standard output tells when and where.
 
     Port 0 takes a free one. With a token every request but /health needs it as bearer token.
-    Raises UserError where there is no index, the address cannot be had, or the host is not
-    loopback and there is no token.
+    Raises UserError where there is no index, the address cannot be had, the workers cannot start
+    (they say why), or the host is not loopback and there is no token.
     """
     documents = len(SearchIndex.open(index_folder))
     listening, url = listen(host, port, token)
     config = uvicorn.Config(
-        partial(_make_app, index_folder, token, limits),
+        partial(_make_app, index_folder, ranking, token, limits),
         factory=True,
         workers=workers,
         lifespan="off",
@@ -311,7 +324,10 @@ def serve(
     ready = f"nanoscout search server on {url} ({documents} documents, {workers} workers)"
     with listening, tempfile.TemporaryDirectory(prefix="nanoscout-metrics-") as counts:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts
-        _Supervisor(config, [listening], ready).run()
+        supervisor = _Supervisor(config, [listening], ready)
+        supervisor.run()
+    if not supervisor.started:
+        raise UserError("the server's workers could not start; what they say above tells why")
 
 
 class _Supervisor(Multiprocess):
@@ -320,18 +336,21 @@ class _Supervisor(Multiprocess):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], ready: str):
         super().__init__(config, sockets)
         self._ready = ready
+        self.started = False
 
     def init_processes(self) -> None:
         super().init_processes()
-        if all(process.wait_until_ready(START_SECONDS) for process in self.processes):
+        self.started = all(process.wait_until_ready(START_SECONDS) for process in self.processes)
+        if self.started:
             print(self._ready, flush=True)
 
 
-def _make_app(index_folder: Path, token: str, limits: Limits) -> Starlette:
-    """What a worker process runs; it ends the service where the index is gone."""
+def _make_app(index_folder: Path, spec: RankingSpec, token: str, limits: Limits) -> Starlette:
+    """What a worker process runs; it ends the service where it cannot open the index."""
     try:
         index = SearchIndex.open(index_folder)
+        ranking = open_ranking(index, spec)
     except UserError as error:
         print(f"nanoscout: {error}", file=sys.stderr)
         sys.exit(STARTUP_FAILURE)
-    return _Worker(index, token, limits).app()
+    return _Worker(index, ranking, token, limits).app()

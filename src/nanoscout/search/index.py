@@ -35,6 +35,10 @@ MAX_KEY_BYTES = 4_096
 _WRITER_BYTES = 128 * 2**20
 
 
+Address = tuple[int, int]
+"""Where a passage lies in an index as it is now: segment and document."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ranked:
     passage: Passage
@@ -52,7 +56,7 @@ class Changes(NamedTuple):
 class SearchIndex:
     def __init__(self, index: tantivy.Index, folder: Path | None = None):
         self._index = index
-        self._folder = folder
+        self.folder = folder
         self._analyser = _analyser()
         self.reload()
 
@@ -149,8 +153,30 @@ class SearchIndex:
     def reload(self) -> None:
         """Search what has been committed to the folder by now."""
         self._seen = self._last_commit()
-        self._index.reload()
-        self._searcher = self._index.searcher()
+        committed = b""
+        while (latest := self._committed()) != committed:
+            committed = latest
+            self._index.reload()
+            self._searcher = self._index.searcher()
+        self.version = hashlib.blake2b(committed, digest_size=16).hexdigest()
+
+    def _committed(self) -> bytes:
+        """The engine's list of what a commit holds; a commit writes a new one."""
+        return (self.folder / "meta.json").read_bytes() if self.folder else b"memory"
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """Nobody changes the index in the folder as long as the block lasts; it is read anew first.
+
+        Raises UserError while somebody is changing it.
+        """
+        writer = _writer(self._index, str(self.folder))
+        try:
+            self.reload()
+            yield
+        finally:
+            writer.rollback()
+            writer.wait_merging_threads()
 
     def refresh(self) -> None:
         """`reload` if there has been a commit since; some microseconds where there was none.
@@ -162,10 +188,10 @@ class SearchIndex:
 
     def _last_commit(self) -> tuple[int, int] | None:
         """What tells one commit to the folder from the next: each puts a new meta.json there."""
-        if self._folder is None:
+        if self.folder is None:
             return None
         try:
-            meta = os.stat(self._folder / "meta.json")
+            meta = os.stat(self.folder / "meta.json")
         except FileNotFoundError:
             return None
         return meta.st_ino, meta.st_mtime_ns
@@ -178,13 +204,25 @@ class SearchIndex:
 
         `score` is BM25, comparable within one query only.
         """
+        return [Ranked(self.at(address), score) for address, score in self.rank(query, k)]
+
+    def rank(self, query: str, k: int) -> list[tuple[Address, float]]:
+        """As `search`, but only where the passages lie: cheap for a large k."""
         terms = plain_terms(query[:MAX_QUERY_CHARS], self._analyser)[:MAX_QUERY_TERMS]
         if not terms:
             return []
         query_of_terms = tantivy.Query.boolean_query([self._term(term) for term in terms])
-        searcher = self._searcher
-        best = _best(searcher, query_of_terms, k)
-        return [Ranked(_passage(searcher, address), score) for score, address in best]
+        best = _best(self._searcher, query_of_terms, k)
+        return [((place.segment_ord, place.doc), score) for score, place in best]
+
+    def at(self, address: Address) -> Passage:
+        return _passage(self._searcher, tantivy.DocAddress(*address))
+
+    def addresses(self) -> list[Address]:
+        """Of all passages, in the order in which they lie in the index."""
+        everything = tantivy.Query.all_query()
+        hits = self._searcher.search(everything, max(1, len(self)), count=False).hits
+        return [(place.segment_ord, place.doc) for _, place in hits]
 
     def _term(self, term: str) -> tuple[tantivy.Occur, tantivy.Query]:
         query = tantivy.Query.term_query(self._index.schema, "body", term, index_option="freq")

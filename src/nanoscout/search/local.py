@@ -1,8 +1,12 @@
-"""The search engine in this process: an index with previews. No threads, so deterministic."""
+"""The search engine in this process: an index with previews.
+
+It waits for what it asks, and does one thing after the other: so it is deterministic.
+"""
 
 from nanoscout.records import Hit, Page
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.pages import page_portion
+from nanoscout.search.ranking import Ranking
 from nanoscout.search.snippets import PreviewMode, hits_of
 
 MAX_DEPTH = 1_000
@@ -13,16 +17,22 @@ class LocalSearch:
     name = "local"
 
     def __init__(
-        self, index: SearchIndex, preview: PreviewMode = "first", preview_chars: int = 160
+        self,
+        index: SearchIndex,
+        preview: PreviewMode = "first",
+        preview_chars: int = 160,
+        ranking: Ranking | None = None,
     ):
+        """Without a ranking, the index's own."""
         self.index = index
+        self._ranking: Ranking = ranking or index
         self._preview = preview
         self._preview_chars = preview_chars
 
     async def search(self, query: str, k: int, page: int = 1) -> list[Hit]:
         if k * page > MAX_DEPTH:
             return []
-        ranked = self.index.search(query, k * page)[k * (page - 1) :]
+        ranked = self._ranking.search(query, k * page)[k * (page - 1) :]
         found = ((hit.passage, hit.score) for hit in ranked)
         return hits_of(found, query, self._preview, self._preview_chars)
 
