@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nanoscout.engine.protocol import Sampling
-from nanoscout.records import Question, StopReason, Trajectory, Turn, TurnKind
+from nanoscout.records import Question, StopReason, Trajectory, Turn
 from nanoscout.rollout.episode import Limits, run_episode
 from nanoscout.search.index import SearchIndex
 from nanoscout.setting import open_setting
@@ -31,13 +31,13 @@ def ask_run(question: str, folder: Path, console: Console) -> Trajectory:
     spec = recipe.evaluation
 
     def show(turn: Turn) -> None:
-        if turn.kind is TurnKind.CALL and turn.call is not None:
-            arguments = json.dumps(turn.call.args, ensure_ascii=False)
-            console.print(f"[bold cyan]{escape(turn.call.name)}[/] {escape(arguments)}")
-        elif turn.kind.malformed:
+        for call in turn.calls:
+            arguments = json.dumps(call.args, ensure_ascii=False)
+            console.print(f"[bold cyan]{escape(call.name)}[/] {escape(arguments)}")
+        if turn.kind.malformed:
             console.print(f"[yellow]malformed turn ({turn.kind})[/] {escape(turn.text)}")
-        if turn.result is not None:
-            lines = turn.result.text.splitlines()
+        for result in turn.results:
+            lines = result.text.splitlines()
             for line in lines[:QUOTED_LINES]:
                 console.print(f"  [dim]{escape(line)}[/]", soft_wrap=True)
             if len(lines) > QUOTED_LINES:

@@ -7,7 +7,7 @@ asked in.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nanoscout.dialogue.examples import result_turn
+from nanoscout.dialogue.examples import Message, result_messages
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.records import Question, ToolResult
 from nanoscout.tools.toolbox import Toolbox
@@ -33,14 +33,13 @@ class Environment:
                     {"role": "system", "content": self.system},
                     *(message for example in shown for message in example),
                     {"role": "user", "content": question.text},
-                ]
+                ],
+                self.toolbox.specs,
             )
         return self._prompts[key]
 
-    def after_turn(
-        self, turn_ids: Sequence[int], question: Question, result: ToolResult
-    ) -> list[int]:
-        """The given ids between a sampled turn and the next one: the result, and what frames it."""
+    def reply(self, question: Question, results: Sequence[ToolResult]) -> list[Message]:
+        """What the model reads after a turn."""
         repeated = question.text if self.repeat_question else None
-        text = result_turn(self.dialogue.format, result.text, repeated)
-        return self.dialogue.after_turn(list(turn_ids), text)
+        texts = [result.text for result in results]
+        return result_messages(self.dialogue.format, texts, repeated)
