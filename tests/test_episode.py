@@ -1,6 +1,7 @@
 """One conversation: every way it can end, exact token ids, and who waits for whom."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,6 +93,12 @@ def test_ids_are_prompt_sampled_turns_and_what_the_template_puts_between_them() 
     assert TOKENIZER.decode(between).count(QUESTION.text) == 1
     for turn in trajectory.turns:
         assert trajectory.token_ids[turn.start : turn.end] in said
+
+
+def test_an_environment_with_another_prompt_remembers_none_of_the_first_ones() -> None:
+    env = environment()
+    assert "Search." in TOKENIZER.decode(env.prompt_ids(QUESTION))
+    assert "Read." in TOKENIZER.decode(replace(env, system="Read.").prompt_ids(QUESTION))
 
 
 def test_malformed_call_gets_an_error_and_the_episode_goes_on() -> None:

@@ -3,8 +3,8 @@
 The first prompt is rendered as a whole. After that nothing is ever tokenised again: what follows a
 sampled turn is found by rendering a short conversation around a placeholder turn and keeping what
 the template writes after it (end-of-turn token, newline, headers, the reply's text). What templates
-do elsewhere, such as default system prompts, does not reach it; that they cut thoughts from old
-turns does so on demand (`cut_thoughts`).
+do elsewhere, such as default system prompts, does not reach it. Thoughts leave old turns as the
+template has it, but only on demand (`cut_thoughts`).
 
 The text of messages is data: before rendering, a space is put after the first character of every
 string in it that the tokenizer would turn into one of its added tokens (`< |im_end|>`), except the

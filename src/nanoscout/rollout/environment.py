@@ -21,7 +21,9 @@ class Environment:
     examples: tuple[list[dict[str, str]], ...] = ()
     """Worked examples, each a list of chat messages."""
     repeat_question: bool = False
-    _prompts: dict[tuple[str, int], list[int]] = field(default_factory=dict, repr=False)
+    _prompts: dict[tuple[str, int], list[int]] = field(
+        init=False, default_factory=dict, repr=False, compare=False
+    )
 
     def prompt_ids(self, question: Question, examples: int | None = None) -> list[int]:
         """Token ids of the system prompt, the first `examples` worked examples and the question."""
