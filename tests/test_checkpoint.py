@@ -123,3 +123,13 @@ def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     truncate_metrics(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_as_many_checkpoints_stay_as_asked_for(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        save_checkpoint(tmp_path, step, {}, {}, keep=3)
+    assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["3", "4", "5"]
+    before = latest_checkpoint(tmp_path, before=5)
+    assert before is not None
+    assert before.name == "step-000004"
+    assert latest_checkpoint(tmp_path, before=3) is None

@@ -11,13 +11,13 @@ from scripted import Reply, ScriptedEngine
 from test_episode import ANSWER, LIMITS, SEARCH, TOKENIZER, Down, environment
 
 from nanoscout.questions.sampler import QuestionStream
-from nanoscout.recipe import OverlongSpec, StageSpec
+from nanoscout.recipe import ObjectiveSpec, OverlongSpec, StageSpec
 from nanoscout.records import Question, StopReason, Trajectory, Turn, TurnKind
 from nanoscout.rewards import Scores
 from nanoscout.rlvr.advantage import group_advantages, is_informative
 from nanoscout.rlvr.batch import Collector, Group, StageProgress
 from nanoscout.rlvr.metrics import batch_metrics
-from nanoscout.rlvr.objective import dapo_objective
+from nanoscout.rlvr.objective import policy_objective, token_weights
 from nanoscout.tools import toolbox
 from nanoscout.tools.protocol import Tool
 
@@ -38,10 +38,29 @@ def test_float_noise_is_no_signal() -> None:
     assert is_informative([0.0, 1.0, 0.0])
 
 
+def test_dr_grpo_leaves_the_deviation_out() -> None:
+    assert group_advantages([1.0, 0.0, 0.0, 1.0], scaled=False).tolist() == [0.5, -0.5, -0.5, 0.5]
+    members = group((trajectory("right"), 1.0), (trajectory("no"), 0.0))
+    samples = members.samples(ObjectiveSpec(loss="dr_grpo"))
+    assert [sample.advantage for sample in samples] == [0.5, -0.5]
+
+
+def test_token_weights_by_hand() -> None:
+    lengths = [3, 1, 4]
+    assert token_weights(lengths, "dapo", 10) == [1 / 8] * 3
+    assert token_weights(lengths, "grpo", 10) == [1 / 9, 1 / 3, 1 / 12]
+    assert token_weights(lengths, "dr_grpo", 10) == [1 / 30] * 3
+    # The first two are stretches of one trajectory.
+    wholes = [4, 4, 4]
+    assert token_weights(lengths, "dapo", 10, wholes) == [1 / 8] * 3
+    assert token_weights(lengths, "grpo", 10, wholes) == [1 / 8] * 3
+    assert token_weights(lengths, "dr_grpo", 10, wholes) == [1 / 20] * 3
+
+
 def test_objective_by_hand() -> None:
     new = torch.tensor([math.log(1.5), math.log(0.5), math.log(1.5), math.log(0.5), 0.0])
     advantages = torch.tensor([1.0, -1.0, -1.0, 1.0, 2.0])
-    objective = dapo_objective(new, torch.zeros(5), advantages, total_tokens=10, **CLIP)
+    objective = policy_objective(new, torch.zeros(5), advantages, torch.full((5,), 0.1), **CLIP)
     # min(1.5, 1.28), min(-0.5, -0.8), min(-1.5, -1.28), min(0.5, 0.8), min(2, 2)
     assert objective.loss.item() == pytest.approx(-(1.28 - 0.8 - 1.5 + 0.5 + 2.0) / 10)
     assert objective.stats["clipped"] == 2
@@ -55,7 +74,7 @@ def test_objective_does_not_depend_on_how_the_tokens_are_cut() -> None:
 
     def loss(tokens: slice) -> torch.Tensor:
         parts = (values[tokens] for values in (new, old, advantages))
-        return dapo_objective(*parts, total_tokens=40, **CLIP).loss
+        return policy_objective(*parts, torch.full_like(new[tokens], 1 / 40), **CLIP).loss
 
     (whole,) = torch.autograd.grad(loss(slice(None)), new)
     for cuts in ([0, 40], [0, 1, 40], [0, 13, 13, 29, 40]):
@@ -68,15 +87,16 @@ def test_objective_does_not_depend_on_how_the_tokens_are_cut() -> None:
 def test_clipped_tokens_have_no_gradient() -> None:
     new = torch.tensor([math.log(1.5), math.log(0.5), math.log(1.1)], requires_grad=True)
     advantages = torch.tensor([1.0, -1.0, 1.0])
-    dapo_objective(new, torch.zeros(3), advantages, total_tokens=3, **CLIP).loss.backward()
+    weights = torch.full((3,), 1 / 3)
+    policy_objective(new, torch.zeros(3), advantages, weights, **CLIP).loss.backward()
     assert new.grad is not None
     assert new.grad.tolist() == pytest.approx([0.0, 0.0, -1.1 / 3])
 
 
 def test_kl_is_schulmans_estimator() -> None:
     new, ref = torch.tensor([-1.0]), torch.tensor([-1.5])
-    objective = dapo_objective(
-        new, new, torch.tensor([0.0]), total_tokens=1, **CLIP, ref_logprobs=ref, kl=0.1
+    objective = policy_objective(
+        new, new, torch.tensor([0.0]), torch.ones(1), **CLIP, ref_logprobs=ref, kl=0.1
     )
     assert objective.loss.item() == pytest.approx(0.1 * (math.exp(-0.5) + 0.5 - 1))
 
@@ -96,7 +116,7 @@ def group(*scored: tuple[Trajectory, float]) -> Group:
 
 def test_all_wrong_group_with_different_shaped_rewards_is_not_informative() -> None:
     wrong = group((trajectory("no"), 0.1), (trajectory("nope"), 0.4))
-    assert len(wrong.samples(mask_cut=True)) == 2
+    assert len(wrong.samples(ObjectiveSpec())) == 2
     assert not wrong.informative
     assert group((trajectory("no"), 0.1), (trajectory("right"), 1.0)).informative
 
@@ -104,8 +124,8 @@ def test_all_wrong_group_with_different_shaped_rewards_is_not_informative() -> N
 def test_budget_cut_trajectory_counts_in_the_advantages_but_not_in_the_loss() -> None:
     cut = trajectory(None, StopReason.TURN_LIMIT)
     members = group((trajectory("right"), 1.0), (trajectory("no"), 0.0), (cut, 0.0))
-    masked = members.samples(mask_cut=True)
-    kept = members.samples(mask_cut=False)
+    masked = members.samples(ObjectiveSpec())
+    kept = members.samples(ObjectiveSpec(mask_cut=False))
     assert len(masked) == 2
     assert len(kept) == 3
     assert [s.advantage for s in masked] == [s.advantage for s in kept[:2]]
@@ -180,7 +200,7 @@ def test_rollouts_without_their_tools_are_no_samples() -> None:
     assert len(left) + batch.unavailable == 8
     assert all(t.seed % 3 for t in left)
     for group in batch.groups:
-        assert len(group.samples(mask_cut=True)) == len(group.trajectories)
+        assert len(group.samples(ObjectiveSpec())) == len(group.trajectories)
 
 
 @pytest.mark.usefixtures("_no_pauses")

@@ -110,7 +110,7 @@ def test_each_stage_has_its_faults_and_evaluation_has_none(tmp_path: Path) -> No
     )
     prepare_folder(recipe, tmp_path / "run", load_questions(recipe.questions, recipe.seed))
     setting = make_setting(recipe, tmp_path / "run", *load_model(recipe.model))
-    boxes = [environment.toolbox for environment in setting.training_environments(recipe)]
+    boxes = [setting.training_environment(recipe, stage).toolbox for stage in recipe.stage]
     found = [call(box, "web_search", query="bridge").faults for box in boxes]
     assert found == [("timeout",), ("rate_limit",), ()]
     assert call(setting.environment.toolbox, "web_search", query="bridge").faults == ()

@@ -1,5 +1,6 @@
 """The learner's gradient is exactly DAPO's, however the step is cut and packed."""
 
+import math
 import random
 from dataclasses import replace
 
@@ -13,9 +14,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from nanoscout.recipe import DapoSpec, OptimiserSpec
+from nanoscout.recipe import ObjectiveSpec, OptimiserSpec
 from nanoscout.rlvr.learner import Learner
+from nanoscout.rlvr.optimiser import learning_rate
 from nanoscout.rlvr.packing import Sample, pack
+from nanoscout.rlvr.scoring import checkpointed_layers
 
 VOCABULARY = 61
 SHAPE = {
@@ -97,8 +100,9 @@ def packed_gradients(
     microbatch_tokens: int = 4096,
     banned: tuple[int, ...] = (),
 ) -> list[torch.Tensor]:
-    learner = Learner(model, OptimiserSpec(), DapoSpec(), banned_ids=banned)
-    learner.accumulate_gradients(pack(samples, microbatch_tokens), temperature=1.0)
+    optimiser = OptimiserSpec(microbatch_tokens=microbatch_tokens)
+    learner = Learner(model, optimiser, ObjectiveSpec(), banned_ids=banned)
+    learner.accumulate_gradients(learner.pack(samples), temperature=1.0)
     return learner.optimiser.gradients()
 
 
@@ -184,9 +188,9 @@ def test_tool_tokens_have_no_gradient_of_their_own_but_change_later_logits() -> 
 def test_kl_penalty_adds_its_gradient_only_once_the_policy_has_moved() -> None:
     samples = ragged_samples(seed=5)
     model = build()
-    learner = Learner(model, OptimiserSpec(lr=1e-2), DapoSpec(kl=0.5))
+    learner = Learner(model, OptimiserSpec(lr=1e-2), ObjectiveSpec(kl=0.5))
     plain = packed_gradients(build(), samples)
-    learner.accumulate_gradients(pack(samples, 4096), 1.0)
+    learner.accumulate_gradients(learner.pack(samples), 1.0)
     assert relative_error(learner.optimiser.gradients(), plain) < 1e-5
     stats = learner.step(samples)
     assert stats.kl == pytest.approx(0.0, abs=1e-6)
@@ -205,13 +209,13 @@ def test_a_step_raises_what_had_a_positive_advantage() -> None:
 
     before = logprob()
     old = [0.0, 0.0, 0.0, before / 3, before / 3, before / 3]
-    Learner(model, OptimiserSpec(lr=1e-3), DapoSpec()).step([Sample(ids, flags, old, 1.0)])
+    Learner(model, OptimiserSpec(lr=1e-3), ObjectiveSpec()).step([Sample(ids, flags, old, 1.0)])
     assert logprob() > before
 
 
 def test_bfloat16_weights_are_the_rounded_float32_masters() -> None:
     model = build(dtype=torch.bfloat16)
-    learner = Learner(model, OptimiserSpec(lr=1e-5), DapoSpec())
+    learner = Learner(model, OptimiserSpec(lr=1e-5), ObjectiveSpec())
     before = [p.clone() for p in model.parameters()]
     for _ in range(3):
         learner.step(ragged_samples(seed=6))
@@ -221,3 +225,40 @@ def test_bfloat16_weights_are_the_rounded_float32_masters() -> None:
     # lr 1e-5 is often below bfloat16's resolution: the masters move where the weights cannot yet.
     moved = sum((m - b.float()).abs().gt(0).sum() for m, b in zip(masters, before, strict=True))
     assert moved > 0.9 * sum(m.numel() for m in masters)
+
+
+def test_samples_without_an_advantage_count_in_the_weights_and_cost_nothing() -> None:
+    samples = ragged_samples(seed=9)
+    samples[3:6] = [replace(sample, advantage=0.0) for sample in samples[3:6]]
+    wanted, _ = reference_gradients(build(), samples)
+    assert relative_error(packed_gradients(build(), samples), wanted) < 1e-5
+    learner = Learner(build(), OptimiserSpec(), ObjectiveSpec())
+    assert learner.pack(samples).packed_from < sum(len(s.token_ids) for s in samples)
+    assert learner.step([replace(sample, advantage=0.0) for sample in samples]) is None
+    assert learner.updates == 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", [1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("wsd", [1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 1, 1 / 2]),
+        ("cosine", [1 / 3, 2 / 3, *((1 + math.cos(math.pi * i / 8)) / 2 for i in range(8))]),
+    ],
+)
+def test_learning_rate_by_hand(schedule: str, factors: list[float]) -> None:
+    spec = OptimiserSpec(lr=2.0, warmup_steps=2, schedule=schedule)
+    rates = [learning_rate(spec, update, 10) for update in range(10)]
+    assert rates == pytest.approx([2 * factor for factor in factors])
+    assert learning_rate(spec, 12, 10) == rates[-1] > 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_checkpointed_layers_change_no_bit_of_the_gradient(name: str) -> None:
+    samples = ragged_samples(seed=10)
+    plain = packed_gradients(build(name), samples)
+    model = build(name)
+    with checkpointed_layers(model):
+        checkpointed = packed_gradients(model, samples)
+    assert all(torch.equal(a, b) for a, b in zip(checkpointed, plain, strict=True))
+    assert not any(module.training for module in model.modules())

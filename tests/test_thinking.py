@@ -16,7 +16,14 @@ from nanoscout.engine.protocol import Generation, Sampling
 from nanoscout.engine.torch_engine import TorchConversation, TorchEngine
 from nanoscout.errors import UserError
 from nanoscout.models import load_model, load_tokenizer
-from nanoscout.recipe import DapoSpec, ModelSpec, OptimiserSpec, Recipe, dump_recipe, load_recipe
+from nanoscout.recipe import (
+    ModelSpec,
+    ObjectiveSpec,
+    OptimiserSpec,
+    Recipe,
+    dump_recipe,
+    load_recipe,
+)
 from nanoscout.records import Question, StopReason, Trajectory
 from nanoscout.rewards import Scores
 from nanoscout.rlvr.batch import Group
@@ -258,7 +265,7 @@ def test_each_sampled_token_is_trained_on_once_where_it_was_sampled(
 ) -> None:
     """The learner scores them as the engine did: both saw the same contexts."""
     scores = [Scores({}, float(number)) for number in range(len(stripped))]
-    samples = Group(QUESTION, stripped, scores).samples(mask_cut=False)
+    samples = Group(QUESTION, stripped, scores).samples(ObjectiveSpec(mask_cut=False))
     parts = [part for trajectory in stripped for part in trajectory.sequences]
     assert len(samples) == len(parts) > len(stripped)
     said = [t.token_ids[turn.start : turn.end] for t in stripped for turn in t.turns]
@@ -269,7 +276,7 @@ def test_each_sampled_token_is_trained_on_once_where_it_was_sampled(
             trajectory.token_ids[part] for part in trajectory.sequences]]  # fmt: skip
         assert len(set(mine)) == 1
     banned = sorted(environment(XML).dialogue.banned_ids)
-    learner = Learner(engine._model, OptimiserSpec(microbatch_tokens=900), DapoSpec(), banned)
+    learner = Learner(engine._model, OptimiserSpec(microbatch_tokens=900), ObjectiveSpec(), banned)
     gap, ratio = learner.agreement(samples, temperature=1.0)
     assert gap < 1e-4
     assert ratio == pytest.approx(1.0, abs=1e-4)

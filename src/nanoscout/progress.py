@@ -59,6 +59,8 @@ class ConsoleReporter:
     def step_done(self, record: dict[str, Any]) -> None:
         step = record["step"]
         self.console.print(self._step_line(record), highlight=False, soft_wrap=True)
+        if "ends_stage" in record:
+            self.console.print(f"Stage {record['stage']} ends here: {record['ends_stage']}.")
         self._next_step(step)
 
     def _next_step(self, step: int) -> None:

@@ -21,6 +21,8 @@ Positive = Annotated[int, Field(gt=0)]
 Device = Literal["empty_block", "no_think", "ban"]
 Weight = Annotated[float, Field(gt=0)]
 HopType = Literal["1hop", "2hop", "3hop1", "3hop2", "4hop1", "4hop2", "4hop3"]
+PreviewChars = Annotated[int, Field(ge=20, le=2_000)]
+Loss = Literal["dapo", "grpo", "dr_grpo"]
 
 
 class Spec(BaseModel):
@@ -41,6 +43,17 @@ class ModelSpec(Spec):
     """Of weights and activations; the optimiser's master weights are always float32."""
     device: str = "auto"
     """`auto` takes cuda, then mps, then cpu."""
+
+
+class LoraSpec(Spec):
+    """Low-rank adapters on all linear layers but the head: what is trained in place of the weights.
+
+    They are merged into the model at the end of the run.
+    """
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    """The adapters count alpha / rank."""
 
 
 class WorldSpec(Spec):
@@ -100,7 +113,7 @@ class SearchSpec(Spec):
     """Hits that a web_search shows."""
     preview: Literal["first", "window"] = "first"
     """What a hit shows of its page: the first characters, or a window around the query's words."""
-    preview_chars: Annotated[int, Field(ge=20, le=2_000)] = 160
+    preview_chars: PreviewChars = 160
     page_chars: Annotated[int, Field(ge=100)] = 2_000
     """Characters of a page that one visit shows."""
     faults: FaultSpec = FaultSpec()
@@ -179,22 +192,35 @@ class EngineSpec(Spec):
 class OptimiserSpec(Spec):
     lr: Annotated[float, Field(gt=0)] = 1e-6
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimiser steps over which the learning rate rises linearly."""
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    """After the warm-up: stays; falls along a cosine to 0 at the end of the run; or stays and
+    falls linearly to 0 over the last fifth (warm-up, stable, decay)."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     microbatch_tokens: Positive = 4_096
     """Tokens that go through the learner at once; bounds memory, changes no gradient."""
+    checkpoint_layers: bool = False
+    """Keep only each layer's input and compute the rest again in the backward pass: a third more
+    work for a fraction of the memory. For long contexts."""
 
 
-class DapoSpec(Spec):
-    """Constants of DAPO (Yu et al. 2025, arXiv 2503.14476)."""
+class ObjectiveSpec(Spec):
+    """The loss; the defaults are DAPO's (Yu et al. 2025, arXiv 2503.14476)."""
 
+    loss: Loss = "dapo"
+    """dapo: all sampled tokens of a step weigh the same; grpo: all trajectories do; dr_grpo: as
+    dapo with a constant in place of the number of tokens, and advantages not divided by their
+    standard deviation."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.28
     kl: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of the KL penalty to the untrained model; 0 keeps no reference model."""
+    minibatches: Positive = 1
+    """Optimiser steps in a pass over a batch, each on its share of the groups."""
     updates: Positive = 1
-    """Optimiser steps on each batch of rollouts."""
+    """Passes over each batch of rollouts."""
     mask_cut: bool = True
     """Trajectories cut by a budget count in the advantages but not in the loss."""
 
@@ -208,10 +234,49 @@ class OverlongSpec(Spec):
     """L_cache: the penalty begins at max_tokens - cache_tokens."""
 
 
+class UntilSpec(Spec):
+    """When a stage ends before its last step (rlvr/watch.py)."""
+
+    window: Positive = 5
+    """Steps over which the reward is averaged."""
+    reward: float | None = None
+    """The mean reward that ends the stage."""
+    plateau: Positive | None = None
+    """So many steps without a gain end the stage."""
+    gain: Annotated[float, Field(ge=0)] = 0.01
+    """What counts as one."""
+
+
+class CollapseSpec(Spec):
+    """What ends a run early, since it can only get worse (rlvr/watch.py)."""
+
+    window: Positive = 5
+    """Steps over which each figure is averaged."""
+    entropy: Annotated[float, Field(ge=0)] = 0.001
+    """The policy's mean entropy, in nats a token, falls below this. 0: never."""
+    malformed: Share = 0.9
+    """The share of conversations with a malformed turn exceeds this, and was half of it once.
+    1: never."""
+    length: Annotated[float, Field(gt=1)] = 8.0
+    """Sampled tokens in a conversation grow or shrink by this factor within a stage."""
+
+
+class AnnealSpec(Spec):
+    """What values of a stage become by its last step, in equal parts from step to step."""
+
+    turns: Positive | None = None
+    examples: Annotated[int, Field(ge=0)] | None = None
+    preview_chars: PreviewChars | None = None
+    hops: dict[HopType, Weight] | None = None
+    faults: FaultSpec | None = None
+
+
 class StageSpec(Spec):
     name: str
     steps: Positive
-    """Optimiser batches in this stage."""
+    """Batches in this stage, at most."""
+    until: UntilSpec | None = None
+    """When it ends before; none: never."""
     context: Positive = 8_192
     """Tokens that a whole conversation may have."""
     turns: Positive = 8
@@ -238,6 +303,43 @@ class StageSpec(Spec):
     """Faults of the search engine in this stage; none: those of [search]."""
     examples: Annotated[int, Field(ge=0)] | None = None
     """Worked examples shown in this stage (the first so many); none: all."""
+    preview_chars: PreviewChars | None = None
+    """Length of a hit's preview in this stage; none: that of [search]."""
+    system: str | None = None
+    """System prompt of this stage; none: that of [dialogue]."""
+    anneal: AnnealSpec | None = None
+    """Values that change within the stage, from those above to those named here."""
+
+    @model_validator(mode="after")
+    def _annealed_values_begin_somewhere(self) -> "StageSpec":
+        for name in self.anneal.model_fields_set if self.anneal else ():
+            if getattr(self, name) is None:
+                raise ValueError(f"anneal.{name} needs {name}, the value to begin with")
+        return self
+
+    def at(self, step: int) -> "StageSpec":
+        """The stage as it is in its step `step`, counted from 0."""
+        if self.anneal is None:
+            return self
+        share = min(1.0, step / max(1, self.steps - 1))
+        ends = self.anneal.model_dump(exclude_none=True)
+        values = {name: _between(self.model_dump()[name], end, share) for name, end in ends.items()}
+        return StageSpec.model_validate(self.model_dump() | values | {"anneal": None})
+
+    @property
+    def max_sampled_tokens(self) -> int:
+        """Most tokens that can be sampled in a conversation."""
+        return min(self.context, self.turns * self.turn_tokens)
+
+
+def _between(start: Any, end: Any, share: float) -> Any:
+    """The value at `share` of the way; numbers in a table each by itself, absent ones as 0."""
+    if isinstance(start, dict):
+        names = [*start, *(name for name in end if name not in start)]
+        mixed = {n: _between(start.get(n, 0.0), end.get(n, 0.0), share) for n in names}
+        return {name: value for name, value in mixed.items() if value > 0}
+    value = start + (end - start) * share
+    return round(value) if isinstance(start, int) else round(value, 4)
 
 
 class SamplingSpec(Spec):
@@ -264,21 +366,32 @@ class EvaluationSpec(Spec):
 class CheckpointSpec(Spec):
     every: Positive = 10
     """Steps between checkpoints; one is also written at the end of each stage."""
+    keep: Positive = 1
+    """The newest so many stay."""
 
 
 class Recipe(Spec):
     name: str
     seed: int = 0
     model: ModelSpec = ModelSpec()
+    lora: LoraSpec | None = None
+    """None: all weights are trained."""
     questions: QuestionsSpec = QuestionsSpec()
     search: SearchSpec = SearchSpec()
     dialogue: DialogueSpec = DialogueSpec()
     engine: EngineSpec = EngineSpec()
     optimiser: OptimiserSpec = OptimiserSpec()
-    dapo: DapoSpec = DapoSpec()
+    objective: ObjectiveSpec = ObjectiveSpec()
+    collapse: CollapseSpec = CollapseSpec()
     stage: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
     evaluation: EvaluationSpec = EvaluationSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps of the whole run, at most."""
+        steps = sum(stage.steps for stage in self.stage)
+        return steps * self.objective.updates * self.objective.minibatches
 
     @model_validator(mode="after")
     def _stages_have_distinct_names(self) -> "Recipe":

@@ -17,6 +17,7 @@ import asyncio
 import json
 import resource
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from nanoscout.evaluation.curves import draw_curves
 from nanoscout.evaluation.evaluate import EVALUATION, Evaluation, evaluate
 from nanoscout.files import write_json, write_text
 from nanoscout.models import load_model, save_model
+from nanoscout.models.lora import add_adapters, merge_adapters
 from nanoscout.progress import ConsoleReporter
 from nanoscout.questions import QuestionSet, load_questions
 from nanoscout.recipe import Recipe, load_recipe
@@ -57,10 +59,11 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
     console.print(f"Thinking: {thinking}.")
     with ConsoleReporter(recipe, console) as reporter:
         before = _evaluate_once("before", recipe, folder, setting, questions, reporter)
+        adapted = add_adapters(setting.model, recipe.lora, recipe.seed) if recipe.lora else None
         trainer = Trainer(
             recipe,
             setting.model,
-            setting.training_environments(recipe),
+            partial(setting.training_environment, recipe),
             setting.engine,
             questions.train,
             folder,
@@ -68,6 +71,8 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
         )
         reporter.resume_at(trainer.position.step)
         asyncio.run(trainer.train())
+        if adapted:
+            merge_adapters(adapted)
         after = _evaluate_once("after", recipe, folder, setting, questions, reporter)
     save_model(setting.model, setting.environment.dialogue.tokenizer, folder / "model")
     summary = {

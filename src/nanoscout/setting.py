@@ -19,7 +19,7 @@ from nanoscout.errors import UserError
 from nanoscout.files import write_json, write_text
 from nanoscout.models import generation_stop_ids, load_model
 from nanoscout.questions import QuestionSet
-from nanoscout.recipe import FaultSpec, ModelSpec, Recipe, dump_recipe, load_recipe
+from nanoscout.recipe import FaultSpec, ModelSpec, Recipe, StageSpec, dump_recipe, load_recipe
 from nanoscout.rollout.environment import Environment
 from nanoscout.rollout.worked_examples import work_examples
 from nanoscout.search.engines import open_engine
@@ -41,16 +41,21 @@ class Setting:
     engine: TorchEngine
     index: SearchIndex
     search: SearchEngine
+    engines_by_preview: dict[int, SearchEngine]
+    """The search engines opened so far, by the length of their previews."""
 
-    def training_environments(self, recipe: Recipe) -> list[Environment]:
-        """For each stage the environment with the stage's faults of the search engine."""
-        return [
-            replace(
-                self.environment,
-                toolbox=_toolbox(recipe, self.search, stage.faults or recipe.search.faults),
-            )
-            for stage in recipe.stage
-        ]
+    def training_environment(self, recipe: Recipe, stage: StageSpec) -> Environment:
+        """The environment as a stage has it: its previews, its faults, its system prompt."""
+        chars = stage.preview_chars or recipe.search.preview_chars
+        if chars not in self.engines_by_preview:
+            spec = recipe.search.model_copy(update={"preview_chars": chars})
+            self.engines_by_preview[chars] = open_engine(spec, self.index)
+        search = self.engines_by_preview[chars]
+        return replace(
+            self.environment,
+            toolbox=_toolbox(recipe, search, stage.faults or recipe.search.faults),
+            system=self.environment.system if stage.system is None else stage.system,
+        )
 
 
 def prepare_folder(recipe: Recipe, folder: Path, questions: QuestionSet) -> None:
@@ -110,7 +115,8 @@ def make_setting(
     )
     context = max([recipe.evaluation.context, *(stage.context for stage in recipe.stage)])
     engine = TorchEngine(model, concurrency=recipe.engine.concurrency, context=context)
-    return Setting(model, environment, engine, index, search)
+    engines = {recipe.search.preview_chars: search}
+    return Setting(model, environment, engine, index, search, engines)
 
 
 def _toolbox(recipe: Recipe, search: SearchEngine, faults: FaultSpec = NO_FAULTS) -> Toolbox:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from nanoscout.engine.protocol import Engine, Sampling
 from nanoscout.questions.sampler import QuestionStream
-from nanoscout.recipe import StageSpec
+from nanoscout.recipe import ObjectiveSpec, StageSpec
 from nanoscout.records import Question, StopReason, Trajectory
 from nanoscout.rewards import Scores, score
 from nanoscout.rewards.correctness import correctness
@@ -43,23 +43,24 @@ class Group:
     def informative(self) -> bool:
         return len(self.trajectories) > 1 and is_informative(self.correctness)
 
-    def samples(self, mask_cut: bool) -> list[Sample]:
+    def samples(self, spec: ObjectiveSpec) -> list[Sample]:
         """What the learner trains on: all rollouts count in the advantages; those that a budget
         cut are left out of the loss where `mask_cut`. A conversation whose history was rewritten
         is several samples, each token in the context that it was sampled in."""
-        advantages = group_advantages([scores.total for scores in self.scores]).tolist()
+        advantages = group_advantages(
+            [scores.total for scores in self.scores], scaled=spec.loss != "dr_grpo"
+        ).tolist()
         return [
             Sample(
                 trajectory.token_ids[part],
                 trajectory.sampled[part],
                 trajectory.logprobs[part],
                 advantage,
+                conversation_tokens=trajectory.sampled_tokens,
             )
             for trajectory, advantage in zip(self.trajectories, advantages, strict=True)
+            if trajectory.sampled_tokens and not (spec.mask_cut and trajectory.stop.cut_by_budget)
             for part in trajectory.sequences
-            if advantage != 0.0
-            and trajectory.sampled_tokens
-            and not (mask_cut and trajectory.stop.cut_by_budget)
         ]
 
 

@@ -23,9 +23,9 @@ _NAME = re.compile(r"step-(\d{6})")
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: dict[str, Any], state: dict[str, Any]
+    folder: Path, step: int, tensors: dict[str, Any], state: dict[str, Any], keep: int = 1
 ) -> Path:
-    """Write `folder/step-NNNNNN` atomically and remove the others.
+    """Write `folder/step-NNNNNN` atomically; of the others the newest `keep` - 1 stay.
 
     `tensors` go to tensors.pt (torch.save), `state` to state.json. If it cannot be written (a
     full disk), raises UserError and leaves the last good checkpoint as it is.
@@ -51,16 +51,26 @@ def save_checkpoint(
         last = latest_checkpoint(folder)
         kept = f"the last good one is {last}" if last else "there is none before it"
         raise UserError(f"checkpoint {final} could not be written ({error}); {kept}") from error
+    kept_paths = sorted(path for path in folder.glob("step-*") if _step(path) is not None)[-keep:]
     for other in folder.glob("step-*"):
-        if other != final:
+        if other not in kept_paths:
             _remove(other)
     return final
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step, or None."""
-    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+def latest_checkpoint(folder: Path, before: int | None = None) -> Path | None:
+    """The checkpoint of the highest step (below `before`, if given), or None."""
+    found = [
+        path
+        for path in folder.glob("step-*")
+        if (step := _step(path)) is not None and (before is None or step < before)
+    ]
     return max(found, key=lambda path: path.name, default=None)
+
+
+def _step(path: Path) -> int | None:
+    name = _NAME.fullmatch(path.name)
+    return int(name[1]) if name else None
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,17 +1,18 @@
-"""One optimiser step of DAPO on a batch of samples: pack, score, differentiate, update."""
+"""One optimiser step on a batch of samples: weigh, pack, score, differentiate, update."""
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
 
 import torch
 from transformers import PreTrainedModel
 
-from nanoscout.recipe import DapoSpec, OptimiserSpec
-from nanoscout.rlvr.objective import dapo_objective
-from nanoscout.rlvr.optimiser import MasterAdamW
+from nanoscout.recipe import ObjectiveSpec, OptimiserSpec
+from nanoscout.rlvr.objective import policy_objective, token_weights
+from nanoscout.rlvr.optimiser import MasterAdamW, learning_rate
 from nanoscout.rlvr.packing import PackedBatch, Sample, pack
-from nanoscout.rlvr.scoring import Prefix, score_tokens
+from nanoscout.rlvr.scoring import Prefix, checkpointed_layers, score_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class StepStats:
     """Tokens that went through the model, the shared ones once."""
     packed_from: int
     """Tokens of the same samples laid end to end."""
+    loss: float
+    """Of the step."""
     entropy: float
     ratio: float
     clipped: float
@@ -35,34 +38,68 @@ class StepStats:
     lr: float
 
 
+def mean_stats(steps: Sequence[StepStats]) -> StepStats | None:
+    """Of a batch's optimiser steps: sums of token counts, the largest gap, means of the rest."""
+    if not steps:
+        return None
+    counts = ("tokens", "computed_tokens", "packed_from")
+    tokens = sum(step.tokens for step in steps)
+    merged: dict[str, float] = {}
+    for name in (field.name for field in fields(StepStats)):
+        values = [getattr(step, name) for step in steps]
+        if name in counts:
+            merged[name] = sum(values)
+        elif name == "gap_max":
+            merged[name] = max(values)
+        else:
+            weighted = zip(values, steps, strict=True)
+            merged[name] = sum(value * step.tokens for value, step in weighted) / tokens
+    return StepStats(**merged)  # type: ignore[arg-type]
+
+
 class Learner:
     def __init__(
         self,
         model: PreTrainedModel,
         optimiser: OptimiserSpec,
-        dapo: DapoSpec,
+        objective: ObjectiveSpec,
         banned_ids: Sequence[int] = (),
+        total_updates: int = 1,
     ):
+        """`total_updates`: optimiser steps of the whole run, for the learning rate's schedule."""
         self.model = model
         self.optimiser = MasterAdamW(model, optimiser)
         self.updates = 0
+        self._total_updates = total_updates
+        self._checkpoint_layers = optimiser.checkpoint_layers
         self._microbatch_tokens = optimiser.microbatch_tokens
-        self._dapo = dapo
+        self._objective = objective
         self._banned_ids = tuple(banned_ids)
-        self._reference = copy.deepcopy(model).requires_grad_(False) if dapo.kl > 0 else None
+        self._reference = copy.deepcopy(model).requires_grad_(False) if objective.kl > 0 else None
 
-    def step(self, samples: Sequence[Sample], temperature: float = 1.0) -> StepStats:
-        """Update the model on `samples`, all of them with at least one sampled token."""
-        batch = pack(samples, self._microbatch_tokens)
-        sums = self.accumulate_gradients(batch, temperature)
-        grad_norm, lr = self.optimiser.step(self.updates)
+    def step(
+        self, samples: Sequence[Sample], temperature: float = 1.0, max_tokens: int = 1
+    ) -> StepStats | None:
+        """Update the model on `samples`, all of them with at least one sampled token.
+
+        `max_tokens`: most tokens that a sample can have (for dr_grpo). None, and no update, where
+        no sample has an advantage.
+        """
+        if all(sample.advantage == 0.0 for sample in samples):
+            return None
+        batch = self.pack(samples, max_tokens)
+        with checkpointed_layers(self.model) if self._checkpoint_layers else nullcontext():
+            sums = self.accumulate_gradients(batch, temperature)
+        lr = learning_rate(self.optimiser.spec, self.updates, self._total_updates)
+        grad_norm = self.optimiser.step(lr)
         self.updates += 1
         tokens = batch.total_tokens
         return StepStats(
             tokens=tokens,
             computed_tokens=len(batch.prefix_ids)
             + sum(len(micro_batch.token_ids) for micro_batch in batch.micro_batches),
-            packed_from=sum(len(sample.token_ids) for sample in samples),
+            packed_from=batch.packed_from,
+            loss=sums["loss"],
             entropy=sums["entropy"] / tokens,
             ratio=sums["ratio"] / tokens,
             clipped=sums["clipped"] / tokens,
@@ -73,9 +110,25 @@ class Learner:
             lr=lr,
         )
 
+    def pack(self, samples: Sequence[Sample], max_tokens: int = 1) -> PackedBatch:
+        """The samples of an optimiser step with their weights in its loss, cut into micro-batches.
+
+        A sample of no advantage counts in the others' weights but, unless there is a KL penalty,
+        needs no pass through the model.
+        """
+        lengths = [sample.sampled_tokens for sample in samples]
+        wholes = [sample.conversation_tokens or sample.sampled_tokens for sample in samples]
+        weights = token_weights(lengths, self._objective.loss, max_tokens, wholes)
+        weighted = [
+            replace(sample, weight=weight)
+            for sample, weight in zip(samples, weights, strict=True)
+            if sample.advantage != 0.0 or self._objective.kl > 0
+        ]
+        return pack(weighted, self._microbatch_tokens)
+
     def accumulate_gradients(self, batch: PackedBatch, temperature: float) -> dict[str, float]:
-        """Add the step's gradient to the masters'; returns sums over its sampled tokens."""
-        sums = dict.fromkeys(("entropy", "ratio", "clipped", "gap", "gap_max", "kl"), 0.0)
+        """Add the step's gradient to the masters'; returns its loss, and sums over its tokens."""
+        sums = dict.fromkeys(("loss", "entropy", "ratio", "clipped", "gap", "gap_max", "kl"), 0.0)
         prefix = Prefix(self.model, batch.prefix_ids)
         reference_prefix = self._reference_prefix(batch)
         for micro_batch in batch.micro_batches:
@@ -96,17 +149,18 @@ class Learner:
                         temperature=temperature,
                         banned_ids=self._banned_ids,
                     ).logprobs
-            objective = dapo_objective(
+            objective = policy_objective(
                 scores.logprobs,
                 micro_batch.old_logprobs.to(scores.logprobs.device),
                 micro_batch.advantages.to(scores.logprobs.device),
-                total_tokens=batch.total_tokens,
-                clip_low=self._dapo.clip_low,
-                clip_high=self._dapo.clip_high,
+                micro_batch.weights.to(scores.logprobs.device),
+                clip_low=self._objective.clip_low,
+                clip_high=self._objective.clip_high,
                 ref_logprobs=ref_logprobs,
-                kl=self._dapo.kl,
+                kl=self._objective.kl,
             )
             objective.loss.backward()
+            sums["loss"] += objective.loss.item()
             sums["entropy"] += scores.entropy
             for name, value in objective.stats.items():
                 sums[name] = max(sums[name], value) if name == "gap_max" else sums[name] + value

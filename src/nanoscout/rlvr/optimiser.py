@@ -4,12 +4,35 @@ Gradients are summed in float32: as soon as autograd has finished a parameter's 
 adds it to the master's and frees it. So micro-batches may be many and small without losing bits.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nanoscout.recipe import OptimiserSpec
+
+DECAY_SHARE = 0.2
+"""Of a run's updates, over which the schedule `wsd` decays."""
+
+
+def learning_rate(spec: OptimiserSpec, update: int, total: int) -> float:
+    """For optimiser step `update`, counted from 0, of a run of `total`.
+
+    Rises linearly over `warmup_steps`; then as the schedule says. Beyond `total`, which a run with
+    dropped batches never reaches, it stays where it was.
+    """
+    warmup = min(1.0, (update + 1) / (spec.warmup_steps + 1))
+    update = min(update, total - 1)
+    match spec.schedule:
+        case "constant":
+            factor = 1.0
+        case "cosine":
+            done = (update - spec.warmup_steps) / max(1, total - spec.warmup_steps)
+            factor = (1.0 + math.cos(math.pi * max(0.0, done))) / 2.0
+        case "wsd":
+            factor = min(1.0, (total - update) / max(1.0, DECAY_SHARE * total))
+    return spec.lr * warmup * factor
 
 
 class MasterAdamW:
@@ -27,13 +50,8 @@ class MasterAdamW:
         for param, master in zip(self._params, self._masters, strict=True):
             param.register_post_accumulate_grad_hook(_accumulate_into(master))
 
-    def step(self, update: int) -> tuple[float, float]:
-        """Clip, update the masters, copy them to the model; returns (gradient norm, lr).
-
-        `update` counts optimiser steps from 0; the learning rate rises linearly over
-        `warmup_steps` and then stays.
-        """
-        lr = self.spec.lr * min(1.0, (update + 1) / (self.spec.warmup_steps + 1))
+    def step(self, lr: float) -> float:
+        """Clip, update the masters, copy them to the model; returns the gradient's norm."""
         for group in self._adamw.param_groups:
             group["lr"] = lr
         norm = torch.nn.utils.clip_grad_norm_(
@@ -42,7 +60,7 @@ class MasterAdamW:
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
         self._publish()
-        return norm.item(), lr
+        return norm.item()
 
     def gradients(self) -> list[Tensor]:
         """The float32 gradients collected since the last step, one a parameter."""

@@ -23,12 +23,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the learner needs of one trajectory; the three lists have the same length T."""
+    """What the learner needs of a trajectory, or of a stretch of one whose history was rewritten;
+    the three lists have the same length T."""
 
     token_ids: Sequence[int]
     sampled: Sequence[bool]
     logprobs: Sequence[float]
     advantage: float
+    weight: float = 1.0
+    """Of each of its sampled tokens in the step's loss."""
+    conversation_tokens: int = 0
+    """Sampled tokens of the whole trajectory; 0: this is all of it."""
 
     @property
     def sampled_tokens(self) -> int:
@@ -63,6 +68,8 @@ class MicroBatch:
     """float32 [n]"""
     advantages: Tensor
     """float32 [n]"""
+    weights: Tensor
+    """float32 [n]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,9 @@ class PackedBatch:
     """int64 [P]: the tokens with which every sample begins; may be empty."""
     micro_batches: tuple[MicroBatch, ...]
     total_tokens: int
-    """Sampled tokens of the step: N in the objective."""
+    """Sampled tokens in all micro-batches."""
+    packed_from: int
+    """Tokens of the samples laid end to end."""
 
 
 def pack(samples: Sequence[Sample], microbatch_tokens: int) -> PackedBatch:
@@ -95,6 +104,7 @@ def pack(samples: Sequence[Sample], microbatch_tokens: int) -> PackedBatch:
         prefix_ids=torch.tensor(list(samples[0].token_ids[:prefix]), dtype=torch.long),
         micro_batches=tuple(_micro_batch(members, prefix) for members in micro_batches),
         total_tokens=sum(sample.sampled_tokens for sample in samples),
+        packed_from=sum(len(sample.token_ids) for sample in samples),
     )
 
 
@@ -119,7 +129,8 @@ def _micro_batch(samples: list[Sample], prefix: int) -> MicroBatch:
     positions: list[int] = []
     branches: list[Branch] = []
     predictor_index: dict[int, int] = {}
-    taken: list[tuple[int, int, float, float]] = []  # source, target, old log-prob, advantage
+    # source, target, old log-probability, advantage, weight
+    taken: list[tuple[int, int, float, float, float]] = []
     rows: list[int] = []  # flat row of each token of the current sample after the prefix
     previous: Sequence[int] = ()
     for sample in samples:
@@ -139,7 +150,8 @@ def _micro_batch(samples: list[Sample], prefix: int) -> MicroBatch:
             if sampled:
                 row = rows[position - 1]
                 source = predictor_index.setdefault(row, len(predictor_index))
-                taken.append((source, token, sample.logprobs[prefix + position], sample.advantage))
+                logprob = sample.logprobs[prefix + position]
+                taken.append((source, token, logprob, sample.advantage, sample.weight))
         previous = tail
     taken.sort(key=lambda entry: entry[0])
     return MicroBatch(
@@ -151,4 +163,5 @@ def _micro_batch(samples: list[Sample], prefix: int) -> MicroBatch:
         targets=torch.tensor([entry[1] for entry in taken], dtype=torch.long),
         old_logprobs=torch.tensor([entry[2] for entry in taken], dtype=torch.float32),
         advantages=torch.tensor([entry[3] for entry in taken], dtype=torch.float32),
+        weights=torch.tensor([entry[4] for entry in taken], dtype=torch.float32),
     )

@@ -6,13 +6,15 @@ gradients collect on the leaves and go through the prefix once, at the end. That
 cut at the keys and values: the same gradient as one sequence at a time, at a fraction of the work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nanoscout.engine.attention import head_logits, run_layers, torch_device
 from nanoscout.rlvr.grouped_attention import grouped_attention
@@ -22,18 +24,38 @@ HEAD_ROWS = 256
 """Rows that go through the language-model head at once: bounds the memory of float32 logits."""
 
 
+@contextmanager
+def checkpointed_layers(model: PreTrainedModel) -> Iterator[None]:
+    """Within, layers keep only their input for the backward pass, and compute the rest again.
+
+    A layer asks its own `training` flag whether to; its dropouts have theirs, which stay off.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+        model.activation_checkpointing_disable()
+
+
 class Prefix:
     """The batch's common tokens: keys and values of each layer, with their graph where wanted."""
 
     def __init__(self, model: PreTrainedModel, token_ids: Tensor):
         self.length = len(token_ids)
         self._computed: list[tuple[Tensor, Tensor]] = []
+        self._complete = False
         self.layers: list[tuple[Tensor, Tensor]] = []
         """Per layer: key and value leaves [kv_heads, P, head_dim]; empty for an empty prefix."""
         if self.length:
             device = torch_device(model)
             positions = torch.arange(self.length, device=device)
             run_layers(model, token_ids.to(device), positions, self)
+            self._complete = True
             wanted = torch.is_grad_enabled()
             self.layers = [
                 (key.detach().requires_grad_(wanted), value.detach().requires_grad_(wanted))
@@ -43,7 +65,8 @@ class Prefix:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        self._computed.append((key, value))
+        if not self._complete:  # a checkpointed layer comes by once more in the backward pass
+            self._computed.append((key, value))
         return grouped_attention(query, key, value, scaling)
 
     def backward(self) -> None:

@@ -10,7 +10,7 @@ that was killed ends, on a CPU, with the same bits as one that was left alone.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,8 +27,9 @@ from nanoscout.recipe import Recipe, StageSpec
 from nanoscout.records import Question, Trajectory
 from nanoscout.rlvr.batch import Batch, Collector, StageProgress
 from nanoscout.rlvr.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from nanoscout.rlvr.learner import Learner, StepStats
+from nanoscout.rlvr.learner import Learner, StepStats, mean_stats
 from nanoscout.rlvr.metrics import batch_metrics, learner_metrics
+from nanoscout.rlvr.watch import collapsed, reached
 from nanoscout.rollout.environment import Environment
 
 TRAJECTORY = TypeAdapter(Trajectory)
@@ -55,31 +56,36 @@ class Position:
 class Trainer:
     """Trains `model` in place; resumes from the newest checkpoint in the run's folder, if any.
 
-    `environments`: one for each stage of the recipe; they differ in their faults only.
+    `environment_of`: a stage's environment; all of them have one dialogue.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         model: PreTrainedModel,
-        environments: Sequence[Environment],
+        environment_of: Callable[[StageSpec], Environment],
         engine: TorchEngine,
         questions: Sequence[Question],
         folder: Path,
         reporter: Reporter,
     ):
         self.recipe = recipe
-        self.environments = environments
+        self.environment_of = environment_of
         self.engine = engine
         self.questions = questions
         self.folder = folder
         self.reporter = reporter
         self.learner = Learner(
-            model, recipe.optimiser, recipe.dapo, sorted(environments[0].dialogue.banned_ids)
+            model,
+            recipe.optimiser,
+            recipe.objective,
+            sorted(environment_of(recipe.stage[0]).dialogue.banned_ids),
+            total_updates=recipe.updates,
         )
         self.position = Position()
         self.progress = StageProgress()
         self._agreement_checked = False
+        self._stage_records: list[dict[str, Any]] = []
         self._resume()
 
     async def train(self) -> None:
@@ -88,11 +94,13 @@ class Trainer:
             self.position.stage += 1
             self.position.stage_step = 0
             self.progress = StageProgress()
+            self._stage_records = []
             self._save_checkpoint()
 
     async def _train_stage(self, stage: StageSpec) -> None:
-        collector = self._collector(stage)
         while self.position.stage_step < stage.steps:
+            now = stage.at(self.position.stage_step)
+            collector = self._collector(now)
             started = time.perf_counter()
             # Cached values can differ in their last bits by how they came about: a resumed run
             # has none, so neither may this one.
@@ -101,13 +109,15 @@ class Trainer:
             batch = await collector.collect(self.progress, self.reporter.episode_done)
             collected = time.perf_counter()
             memory.trim()
-            stats = self._learn(batch, stage)
+            stats = self._learn(batch, now)
             learned = time.perf_counter()
 
             self.position.step += 1
             self.position.stage_step += 1
             self.position.seconds += learned - started
-            self._record(stage, batch, stats, collected - started, learned - collected)
+            ends = self._record(now, batch, stats, collected - started, learned - collected)
+            if ends:
+                break
             if (
                 self.position.stage_step % self.recipe.checkpoint.every == 0
                 and self.position.stage_step < stage.steps
@@ -117,19 +127,28 @@ class Trainer:
     def _collector(self, stage: StageSpec) -> Collector:
         mix = stage.hops or self.recipe.questions.hops
         stream = QuestionStream(self.questions, dict(mix), self.recipe.seed)
-        environment = self.environments[self.position.stage]
+        environment = self.environment_of(stage)
         return Collector(stage, stream, environment, self.engine, self.recipe.seed)
 
     def _learn(self, batch: Batch, stage: StageSpec) -> StepStats | None:
         """The optimiser steps on a batch; None where no group of it carries a signal."""
-        samples = [s for group in batch.groups for s in group.samples(self.recipe.dapo.mask_cut)]
-        if not samples:
+        spec = self.recipe.objective
+        groups = [group.samples(spec) for group in batch.groups]
+        samples = [sample for group in groups for sample in group]
+        if not any(sample.advantage for sample in samples):
             return None
         self._check_agreement(samples, stage)
-        for _ in range(self.recipe.dapo.updates):
-            stats = self.learner.step(samples, stage.temperature)
+        minibatches = [
+            [sample for group in groups[number :: spec.minibatches] for sample in group]
+            for number in range(spec.minibatches)
+        ]
+        steps = [
+            self.learner.step(minibatch, stage.temperature, stage.max_sampled_tokens)
+            for _ in range(spec.updates)
+            for minibatch in minibatches
+        ]
         self.engine.weights_changed()
-        return stats
+        return mean_stats([stats for stats in steps if stats is not None])
 
     def _check_agreement(self, samples: list[Any], stage: StageSpec) -> None:
         """Before this process's first update: the learner must score what the engine sampled
@@ -153,8 +172,12 @@ class Trainer:
         stats: StepStats | None,
         rollout_seconds: float,
         learner_seconds: float,
-    ) -> None:
-        """Trajectories first, then the line of metrics that says the step is done."""
+    ) -> str:
+        """Trajectories first, then the line of metrics that says the step is done.
+
+        Returns why the stage ends here, if it does before its last step. Raises UserError where
+        the policy has collapsed.
+        """
         path = self.folder / "trajectories" / f"step-{self.position.step:06d}.jsonl"
         path.parent.mkdir(exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
@@ -183,9 +206,33 @@ class Trainer:
                 "total": self.position.seconds,
             },
         }
+        self._stage_records.append(record)
+        ends = reached(stage.until, self._stage_records)
+        if ends:
+            record["ends_stage"] = ends
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.reporter.step_done(record)
+        self._check_collapse()
+        return ends
+
+    def _check_collapse(self) -> None:
+        spec = self.recipe.collapse
+        sign = collapsed(spec, self._stage_records)
+        if not sign:
+            return
+        step = self.position.step
+        good = latest_checkpoint(self.folder / "checkpoints", before=step - spec.window + 1)
+        raise UserError(
+            f"the policy collapsed by step {step}: {sign}. "
+            + (
+                f"The last good checkpoint is {good}."
+                if good
+                else "No checkpoint from before is left; checkpoint.keep and checkpoint.every "
+                "keep more of them."
+            )
+            + " Try a smaller optimiser.lr; [collapse] sets these limits."
+        )
 
     def _save_checkpoint(self) -> None:
         save_checkpoint(
@@ -201,6 +248,7 @@ class Trainer:
                 "updates": self.learner.updates,
                 "policy_version": self.engine.policy_version,
             },
+            keep=self.recipe.checkpoint.keep,
         )
 
     def _resume(self) -> None:
@@ -214,13 +262,18 @@ class Trainer:
             self.engine.policy_version = state["policy_version"]
             self.position = Position(**state["position"])
             self.progress = StageProgress.from_json(state["progress"])
-        truncate_metrics(self.folder / "metrics.jsonl", self.position.step)
+        lines = truncate_metrics(self.folder / "metrics.jsonl", self.position.step)
+        self._stage_records = [
+            json.loads(line) for line in lines[len(lines) - self.position.stage_step :]
+        ]
 
 
-def truncate_metrics(path: Path, step: int) -> None:
-    """Keep the lines of the first `step` steps; a line that a kill cut short goes too."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(path)
+def truncate_metrics(path: Path, step: int) -> list[str]:
+    """Keep and return the lines of the first `step` steps; one that a kill cut short goes too."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(lines), encoding="utf-8")
+    partial.replace(path)
+    return lines
