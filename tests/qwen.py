@@ -4,10 +4,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import AddedToken
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedModel, Qwen2Tokenizer
 
-from nanoscout.models import load_tokenizer
+from nanoscout.models import load_model, load_tokenizer
 from nanoscout.recipe import ModelSpec
 
 TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
@@ -29,6 +30,15 @@ def tokenizer(template: str = "tiny") -> Qwen2Tokenizer:
     if template != "tiny":
         made.chat_template = original(template)
     return made
+
+
+def with_tool_tokens() -> PreTrainedModel:
+    """tiny:qwen3 with embeddings for these tokens as well, always the same ones."""
+    model, _ = load_model(ModelSpec(source="tiny:qwen3", dtype="float32", device="cpu"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model.resize_token_embeddings(len(tokenizer()), mean_resizing=False)
+    return model
 
 
 def original(name: str) -> str:

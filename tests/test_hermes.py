@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qwen import NEEDS_TRL, TEMPLATES, TOKENS, original, tokenizer
+from qwen import NEEDS_TRL, TEMPLATES, TOKENS, original, tokenizer, with_tool_tokens
 from rich.console import Console
 from scripted import ScriptedEngine
 
@@ -18,7 +18,7 @@ from nanoscout.dialogue.examples import example_messages, result_messages
 from nanoscout.dialogue.format import FORMATS, Format, HermesFormat, tool_schema
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.protocol import Sampling
-from nanoscout.models import load_model, load_tokenizer, save_model
+from nanoscout.models import load_tokenizer, save_model
 from nanoscout.recipe import ModelSpec, load_recipe
 from nanoscout.records import (
     Question,
@@ -400,9 +400,7 @@ def test_the_structure_of_a_turn_is_that_of_its_format(form: str, text: str, cre
 
 def test_a_tiny_qwen3_trains_in_its_own_tool_format(tmp_path: Path) -> None:
     """Its real architecture, template and tool tokens; what it writes is random."""
-    model, _ = load_model(ModelSpec(source="tiny:qwen3", dtype="float32", device="cpu"))
-    model.resize_token_embeddings(len(TINY), mean_resizing=False)
-    save_model(model, TINY, tmp_path / "model")
+    save_model(with_tool_tokens(), TINY, tmp_path / "model")
     recipe = load_recipe(
         ROOT / "recipes" / "smoke.toml",
         [
