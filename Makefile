@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NODE := .node
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check format clean
+.PHONY: help setup train test node check format clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,8 +23,18 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY) ## train the quickstart (goes on where it was stopped)
 	$(BIN)/nanoscout train recipes/quickstart.toml --resume
 
-test: $(READY) ## run all tests
+test: $(READY) node ## run all tests
 	$(BIN)/python -m pytest
+
+# Without npm the tests that need them are skipped, and say so.
+node: ## get the MCP conformance suite and the MCP Inspector
+	@if command -v npm > /dev/null; then $(MAKE) -s --no-print-directory $(NODE)/.ready; fi
+
+$(NODE)/.ready: tests/conformance/package.json tests/conformance/package-lock.json
+	mkdir -p $(NODE)
+	cp $^ $(NODE)
+	npm ci --prefix $(NODE) --ignore-scripts --no-audit --no-fund --loglevel error
+	touch $@
 
 check: $(READY) ## lint, types, and which floor may import which
 	$(BIN)/ruff check .
@@ -36,4 +47,4 @@ format: $(READY) ## reformat the code
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(NODE) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

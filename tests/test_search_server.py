@@ -1,26 +1,23 @@
 """A real search server, asked by our client, by raw HTTP, and by those who mean it no good."""
 
 import asyncio
-import contextlib
 import json
-import os
 import re
+import shlex
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import psutil
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedEngine
+from serving import FRESH, PAGES, Server, running
 
 from nanoscout.engine.protocol import Sampling
 from nanoscout.errors import UserError
@@ -37,63 +34,9 @@ from nanoscout.search.local import LocalSearch
 from nanoscout.search.protocol import SearchUnavailable
 from nanoscout.setting import make_setting, prepare_folder
 
-FILLER = "Nothing of note happened there for a long time. " * 8
-PAGES = [
-    Passage("p1", "Alma Voss", "Alma Voss is a painter. She lives in Brell.", "https://w.org/Alma"),
-    Passage("p2", "Brell", f"Brell is a town. {FILLER}Its mayor paints.", "https://w.org/Brell"),
-    Passage("p3", "東京", "東京 (Tokyo) is the capital of Japan.", "https://w.org/東京"),
-    *(Passage(f"n{n}", f"Note {n}", f"A note on Brell, {n}", f"u:{n}") for n in range(30)),
-]
 PATHS = ("/search", "/visit", "/retrieve")
-FRESH = httpx2.Client(
-    timeout=60, trust_env=False, limits=httpx2.Limits(max_keepalive_connections=0)
-)
-"""Makes a connection of its own for each request, so that any worker may answer it."""
 CLI = ("-m", "nanoscout", "index", "serve")
 SMOKE = Path(__file__).parents[1] / "recipes" / "smoke.toml"
-
-
-@dataclass(frozen=True)
-class Server:
-    url: str
-    ready: str
-    process: subprocess.Popen[str]
-
-    @property
-    def port(self) -> int:
-        return int(self.url.rsplit(":", 1)[1])
-
-    def workers(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-
-    def post(self, path: str, body: Any = None, **more: Any) -> httpx2.Response:
-        if body is not None:
-            more["content"] = json.dumps(body)
-        return FRESH.post(self.url + path, **more)
-
-    def get(self, path: str, **more: Any) -> httpx2.Response:
-        return FRESH.get(self.url + path, **more)
-
-
-@contextlib.contextmanager
-def running(*command: str, **environment: str) -> Iterator[Server]:
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        ready = process.stdout.readline()
-        found = re.search(r"http://\S+", ready)
-        assert found, f"the server said {ready!r}"
-        yield Server(found.group(), ready.strip(), process)
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
 
 
 def limited(folder: Path, limits: str) -> tuple[str, str]:
@@ -438,50 +381,91 @@ def test_the_service_and_its_counts_outlive_a_worker(server: Server) -> None:
     assert 'nanoscout_request_seconds_count{path="/search"}' in text
 
 
-def test_an_episode_over_http_is_the_one_in_process(
+def test_an_index_that_changes_is_searched_as_it_is_now(tmp_path: Path) -> None:
+    SearchIndex.build(PAGES, tmp_path / "index")
+    with running(*CLI, str(tmp_path / "index"), "--port", "0", "--workers", "2") as server:
+        asked = {"query": "quokka"}
+        assert server.post("/search", asked).json() == {"results": [[]]}
+        SearchIndex.update(
+            tmp_path / "index", [Passage("q", "Quokka", "It smiles.", "u:q")], ["p1"]
+        )
+        for _ in range(8):  # whichever worker answers
+            [[hit]] = server.post("/search", asked).json()["results"]
+            assert hit["id"] == "q"
+            assert server.post("/visit", {"url": "https://w.org/Alma"}).status_code == 404
+        assert server.get("/health").json()["documents"] == 33
+
+
+def test_an_episode_over_http_and_over_mcp_is_the_one_in_process(
     server: Server, folder: Path, tmp_path: Path
 ) -> None:
     turns = [
         '<tool>{"name": "web_search", "args": {"query": "Brell"}}</tool>',
         '<tool>{"name": "web_search", "args": {"query": "Brell", "page": 2}}</tool>',
+        '<tool>{"name": "web_search", "args": {"query": "zzz"}}</tool>',
         '<tool>{"name": "visit", "args": {"url": "https://w.org/Brell"}}</tool>',
+        '<tool>{"name": "visit", "args": {"url": "https://w.org/Brell", "offset": 100}}</tool>',
+        '<tool>{"name": "visit", "args": {"url": "https://w.org/Brell", "offset": 9999}}</tool>',
         '<tool>{"name": "visit", "args": {"url": "https://w.org/none"}}</tool>',
         "<answer>paints</answer>",
     ]
-    overrides = ["search.results=4", "search.preview_chars=60", "dialogue.examples=[]"]
-    conversations = []
-    for line in ([], [f"search.engine={server.url}"]):
-        recipe = load_recipe(SMOKE, [*overrides, *line])
-        run = tmp_path / f"run{len(line)}"
-        prepare_folder(recipe, run, load_questions(recipe.questions, recipe.seed))
-        shutil.rmtree(run / "index")
-        shutil.copytree(folder, run / "index")
-        setting = make_setting(recipe, run, *load_model(recipe.model))
-        engine = ScriptedEngine(
-            setting.environment.dialogue.tokenizer,
-            lambda so_far, seed: turns[so_far.count("<|im_start|>assistant") - 1],
-        )
-        question = Question("q", "Who paints?", "Its mayor")
-        limits = ConversationLimits(context=20_000, turns=9, turn_tokens=200, malformed_turns=0)
-        conversations.append(
-            asyncio.run(
+    overrides = [
+        "search.results=4",
+        "search.preview=window",
+        "search.preview_chars=60",
+        "search.page_chars=100",
+        "dialogue.examples=[]",
+    ]
+    mcp = ("-m", "nanoscout", "mcp", str(folder))
+    with running(*mcp, "--http", "--port", "0") as mcp_server:
+        engines = {
+            "local": "local",
+            "http": server.url,
+            "mcp-http": f"mcp+{mcp_server.url}",
+            "mcp-stdio": f"mcp:{shlex.join([sys.executable, *mcp])}",
+        }
+        conversations = {}
+        for name, engine_name in engines.items():
+            recipe = load_recipe(SMOKE, [*overrides, f"search.engine={json.dumps(engine_name)}"])
+            run = tmp_path / name
+            prepare_folder(recipe, run, load_questions(recipe.questions, recipe.seed))
+            shutil.rmtree(run / "index")
+            shutil.copytree(folder, run / "index")
+            setting = make_setting(recipe, run, *load_model(recipe.model))
+            assert setting.search.name == name.partition("-")[0]
+            engine = ScriptedEngine(
+                setting.environment.dialogue.tokenizer,
+                lambda so_far, seed: turns[so_far.count("<|im_start|>assistant") - 1],
+            )
+            question = Question("q", "Who paints?", "Its mayor")
+            limits = ConversationLimits(context=20_000, turns=9, turn_tokens=200, malformed_turns=0)
+            conversations[name] = asyncio.run(
                 run_episode(question, setting.environment, engine, limits, Sampling(), seed=1)
             )
-        )
-    local, remote = conversations
-    assert remote.token_ids == local.token_ids
-    assert remote.shown == local.shown
+    local = conversations.pop("local")
     assert "p2" in local.shown
     assert len(local.shown) >= 8  # two pages of four hits
-    assert [turn.kind for turn in remote.turns] == [TurnKind.CALL] * 4 + [TurnKind.ANSWER]
+    assert [turn.kind for turn in local.turns] == [TurnKind.CALL] * 7 + [TurnKind.ANSWER]
+    for name, remote in conversations.items():
+        assert remote.token_ids == local.token_ids, name
+        assert [turn.result and turn.result.shown for turn in remote.turns] == [
+            turn.result and turn.result.shown for turn in local.turns
+        ], name
 
 
+@pytest.mark.parametrize(
+    ("engine", "advice"),
+    [
+        ("http://127.0.0.1:1", "start it with nanoscout index serve"),
+        ("mcp+http://127.0.0.1:1/mcp", "start it with nanoscout mcp"),
+        ("mcp:no-such-command", "start it with nanoscout mcp"),
+        ("ftp://127.0.0.1", "no engine's name"),
+    ],
+)
 def test_a_recipe_whose_server_is_not_there_is_refused_before_anything_is_written(
-    tmp_path: Path,
+    tmp_path: Path, engine: str, advice: str
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    recipe = load_recipe(SMOKE, [f"search.engine=http://127.0.0.1:{port}"])
-    with pytest.raises(UserError, match=r"search\.engine: .* start it with nanoscout index serve"):
+    recipe = load_recipe(SMOKE, [f"search.engine={engine}"])
+    with pytest.raises(UserError, match=rf"search\.engine: .*{advice}"):
         prepare_folder(recipe, tmp_path / "run", load_questions(recipe.questions, recipe.seed))
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -10,8 +12,9 @@ from rich.markup import escape
 from nanoscout.engine.protocol import Sampling
 from nanoscout.records import Question, StopReason, Trajectory, Turn
 from nanoscout.rollout.episode import Limits, run_episode
-from nanoscout.search.index import SearchIndex
+from nanoscout.search.texts import hits_in
 from nanoscout.setting import open_setting
+from nanoscout.terminal import printable, say
 
 QUOTED_LINES = 6
 """Lines of a tool result that the terminal shows."""
@@ -25,21 +28,28 @@ ENDINGS = {
 }
 
 
-def ask_run(question: str, folder: Path, console: Console) -> Trajectory:
-    """Print the conversation turn by turn, then the answer with the pages it rests on."""
-    recipe, setting = open_setting(folder)
+def ask_run(
+    question: str, folder: Path, console: Console, overrides: Sequence[str] = ()
+) -> Trajectory:
+    """Print the conversation turn by turn, then the answer with the pages it rests on.
+
+    `overrides`: what of the run's recipe is otherwise this time, as `key=value`.
+    """
+    recipe, setting = open_setting(folder, overrides=overrides)
     spec = recipe.evaluation
+    if setting.search.name != "local":
+        console.print(f"Searching with {setting.search.name}.")
 
     def show(turn: Turn) -> None:
         for call in turn.calls:
             arguments = json.dumps(call.args, ensure_ascii=False)
-            console.print(f"[bold cyan]{escape(call.name)}[/] {escape(arguments)}")
+            console.print(f"[bold cyan]{_plain(call.name)}[/] {_plain(arguments)}")
         if turn.kind.malformed:
-            console.print(f"[yellow]malformed turn ({turn.kind})[/] {escape(turn.text)}")
+            console.print(f"[yellow]malformed turn ({turn.kind})[/] {_plain(turn.text)}")
         for result in turn.results:
             lines = result.text.splitlines()
             for line in lines[:QUOTED_LINES]:
-                console.print(f"  [dim]{escape(line)}[/]", soft_wrap=True)
+                console.print(f"  [dim]{_plain(line)}[/]", soft_wrap=True)
             if len(lines) > QUOTED_LINES:
                 console.print(f"  [dim]… {len(lines) - QUOTED_LINES} more lines[/]")
 
@@ -57,14 +67,30 @@ def ask_run(question: str, folder: Path, console: Console) -> Trajectory:
     if trajectory.answer is None:
         console.print(f"[bold red]No answer:[/] {ENDINGS[trajectory.stop]}.")
     else:
-        console.print(f"[bold green]Answer:[/] {escape(trajectory.answer)}")
-        for url in _sources(trajectory, setting.index):
-            console.print(f"  source: {escape(url)}", soft_wrap=True)
+        console.print(f"[bold green]Answer:[/] {_plain(trajectory.answer)}")
+        for url in _sources(trajectory):
+            say(console, f"  source: {url}")
     return trajectory
 
 
-def _sources(trajectory: Trajectory, index: SearchIndex) -> list[str]:
-    """URLs of the pages that the model was shown and that contain its answer."""
+def _sources(trajectory: Trajectory) -> list[str]:
+    """URLs of the pages whose text, as far as the model has seen it, contains its answer."""
     answer = (trajectory.answer or "").lower()
-    pages = (index.passage_by_id(passage_id) for passage_id in sorted(trajectory.shown))
-    return [page.url for page in pages if page and answer in f"{page.title} {page.text}".lower()]
+    seen = chain.from_iterable(_seen(turn) for turn in trajectory.turns)
+    return list(dict.fromkeys(url for url, text in seen if answer in text.lower()))
+
+
+def _seen(turn: Turn) -> list[tuple[str, str]]:
+    """URL and text of what a turn's tool results have shown."""
+    seen = []
+    for call, result in zip(turn.calls, turn.results, strict=False):
+        if call.name == "visit" and result.shown:
+            seen.append((call.args["url"].strip(), result.text))
+        elif result.shown:
+            seen += hits_in(result.text)
+    return seen
+
+
+def _plain(text: str) -> str:
+    """`text` for a line with markup: shown as it is, and unable to steer the terminal."""
+    return escape(printable(text))

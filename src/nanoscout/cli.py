@@ -1,4 +1,4 @@
-"""The command line: `nanoscout train`, `eval`, `ask`, `index`. Heavy imports wait for a verb."""
+"""The command line, a function a verb. Heavy imports wait for it."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from nanoscout.errors import UserError
-from nanoscout.recipe import load_recipe
+from nanoscout.recipe import SearchSpec, load_recipe
 
 app = typer.Typer(
     help="Train small language models to find answers with search and read tools.",
@@ -20,9 +20,21 @@ app = typer.Typer(
 )
 index_app = typer.Typer(help="A search index of your own documents.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
+web_app = typer.Typer(help="The open web as a model sees it.", no_args_is_help=True)
+app.add_typer(web_app, name="web")
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; repeatable."),
+]
+
+OtherEngine = Annotated[
+    str,
+    typer.Option(
+        "--search",
+        metavar="ENGINE",
+        help="Search with another engine than the run's: serper, tavily, brave, "
+        "searxng+http://…, or a search server's http://….",
+    ),
 ]
 
 IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX_FOLDER", help="An index's folder.")]
@@ -39,6 +51,12 @@ CorpusKind = Annotated[
     typer.Option(help="The corpus's kind; by default seen from its name and content."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a token.")]
+Port = Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")]
+TokenVariable = Annotated[
+    str, typer.Option(help="The environment variable with the token that clients must send.")
+]
+SEARCH = SearchSpec()
 
 
 @app.command()
@@ -64,11 +82,13 @@ def train(
 def ask(
     question: Annotated[str, typer.Argument(help="What you want to know.")],
     run: Annotated[Path, typer.Option(help="A finished run's folder.")] = Path("runs/quickstart"),
+    search: OtherEngine = "",
+    set_: Overrides = None,
 ) -> None:
     """Ask a trained model; shows what it searches, what it reads, and its answer with sources."""
     from nanoscout.ask import ask_run
 
-    ask_run(question, run, Console())
+    ask_run(question, run, Console(), _overrides(set_, search))
 
 
 @app.command("eval")
@@ -81,24 +101,108 @@ def evaluate(
         int | None, typer.Option(min=1, help="Ask only the first so many held-out questions.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the figures as JSON.")] = None,
+    search: OtherEngine = "",
+    set_: Overrides = None,
 ) -> None:
     """Ask a model a run's held-out questions and count the right answers."""
     from nanoscout.run import evaluate_run
 
-    evaluate_run(run, model, questions, out, Console())
+    evaluate_run(run, model, questions, out, Console(), _overrides(set_, search))
+
+
+def _overrides(given: list[str] | None, search: str) -> list[str]:
+    return [*(given or []), *([f"search.engine={search}"] if search else [])]
+
+
+@web_app.command("search")
+def web_search(
+    query: Annotated[str, typer.Argument(help="Plain words.")],
+    engine: Annotated[
+        str, typer.Option(help="serper, tavily or brave, or searxng+http://…, your own SearXNG.")
+    ],
+    k: Annotated[int, typer.Option("-k", min=1, max=50, help="So many results.")] = 10,
+    page: Annotated[int, typer.Option(min=1, help="Which page of them.")] = 1,
+) -> None:
+    """Search the web with one of the engines: whether its key works, and what it finds."""
+    from nanoscout.browsing import show_results
+
+    show_results(query, engine, k, page, Console())
+
+
+@web_app.command("visit")
+def web_visit(
+    url: Annotated[str, typer.Argument(help="A page's address.")],
+    offset: Annotated[int, typer.Option(min=0, help="Characters to leave out.")] = 0,
+    chars: Annotated[int, typer.Option(min=1, help="Characters to show.")] = 10_000,
+) -> None:
+    """Read a page of the web as a model would."""
+    from nanoscout.browsing import show_web_page
+
+    show_web_page(url, offset, chars, Console())
+
+
+@app.command()
+def mcp(
+    folder: IndexFolder,
+    http: Annotated[
+        bool, typer.Option("--http", help="Over streamable HTTP, not standard input and output.")
+    ] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    token_env: TokenVariable = "NANOSCOUT_TOKEN",
+    profile: Annotated[
+        Literal["nanoscout", "jan"],
+        typer.Option(help="The tools' names: web_search and visit, or google_search and scrape."),
+    ] = "nanoscout",
+    results: Annotated[
+        int, typer.Option(min=1, max=50, help="Hits that a search shows.")
+    ] = SEARCH.results,
+    preview: Annotated[
+        Literal["first", "window"],
+        typer.Option(help="Of a hit's page: its beginning, or a window around the query's words."),
+    ] = SEARCH.preview,
+    preview_chars: Annotated[
+        int, typer.Option(min=20, max=2_000, help="Characters of a preview.")
+    ] = SEARCH.preview_chars,
+    page_chars: Annotated[
+        int, typer.Option(min=100, max=1_000_000, help="Characters of a page that one visit shows.")
+    ] = SEARCH.page_chars,
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", help="Print what to paste into a chat program, and end."),
+    ] = False,
+) -> None:
+    """Serve an index over MCP, the protocol of chat programs: its search and its pages as tools."""
+    from nanoscout.search import mcp_server
+    from nanoscout.search.index import SearchIndex
+
+    spec = SearchSpec(
+        results=results, preview=preview, preview_chars=preview_chars, page_chars=page_chars
+    )
+    if not http and (host, port) != ("127.0.0.1", 8000):
+        raise UserError("--host and --port are of the server over HTTP; add --http")
+    index = SearchIndex.open(folder)
+    token = os.environ.get(token_env, "").strip()
+    if print_config and http:
+        print(mcp_server.http_config(host, port, token))
+    elif print_config:
+        print(mcp_server.stdio_config(folder, spec, profile))
+    else:
+        tools = mcp_server.tools_of_index(index, spec, profile)
+        what = f"{len(index)} documents"
+        if http:
+            mcp_server.serve_http(tools, what, host, port, token)
+        else:
+            mcp_server.serve_stdio(tools, what)
 
 
 @index_app.command("serve")
 def index_serve(
     folder: IndexFolder,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; any but loopback needs a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = 8080,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the index.")] = 1,
-    token_env: Annotated[
-        str, typer.Option(help="The environment variable with the token that clients must send.")
-    ] = "NANOSCOUT_TOKEN",
+    token_env: TokenVariable = "NANOSCOUT_TOKEN",
 ) -> None:
     """Serve an index over HTTP: /search, /visit, /retrieve, /health and /metrics."""
     from nanoscout.search.http_server import serve

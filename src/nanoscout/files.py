@@ -1,6 +1,7 @@
-"""Writing files so that a kill or a full disk leaves the whole file or none."""
+"""Files that a kill or a full disk leaves whole or not there at all, and where caches lie."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +19,10 @@ def write_text(path: Path, text: str) -> None:
         partial.replace(path)
     except OSError as error:
         raise UserError(f"{path} could not be written: {error}") from error
+
+
+def cache_folder() -> Path:
+    """`NANOSCOUT_CACHE`, else `nanoscout` in the user's cache folder (XDG)."""
+    if chosen := os.environ.get("NANOSCOUT_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanoscout"

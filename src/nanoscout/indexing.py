@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from unicodedata import category
 
 from rich.console import Console
 from rich.progress import (
@@ -27,6 +26,7 @@ from nanoscout.records import Passage
 from nanoscout.search.corpus import NUMBERED, Corpus, Kind, open_corpus
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
+from nanoscout.terminal import printable, say
 
 DISPLAY_EVERY = 100
 """Documents between two updates of the progress line."""
@@ -59,7 +59,7 @@ def add_to_index(folder: Path, source: str, kind: Kind | None, console: Console)
 def delete_from_index(folder: Path, ids: Sequence[str], console: Console) -> None:
     """Delete documents by id: all of them or, where one is unknown, none."""
     changes = SearchIndex.update(folder, delete=ids)
-    _say(console, f"{folder}: {changes.deleted:,} deleted")
+    say(console, f"{folder}: {changes.deleted:,} deleted")
 
 
 def show_info(folder: Path, console: Console, *, as_json: bool) -> None:
@@ -67,7 +67,7 @@ def show_info(folder: Path, console: Console, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"documents": documents, "bytes": _bytes(folder)}))
     else:
-        _say(console, f"{folder}: {documents:,} documents, {_megabytes(folder)}")
+        say(console, f"{folder}: {documents:,} documents, {_megabytes(folder)}")
 
 
 def show_search(folder: Path, query: str, k: int, console: Console, *, as_json: bool) -> None:
@@ -77,22 +77,24 @@ def show_search(folder: Path, query: str, k: int, console: Console, *, as_json: 
         print(json.dumps([asdict(hit) for hit in hits]))
         return
     for rank, hit in enumerate(hits, start=1):
-        _say(console, f"{rank}. {hit.title}  [{hit.passage_id}, {hit.score:.2f}]")
-        _say(console, f"   {hit.url}\n   {hit.preview}")
+        say(console, f"{rank}. {hit.title}  [{hit.passage_id}, {hit.score:.2f}]")
+        say(console, f"   {hit.url}\n   {hit.preview}")
     if not hits:
-        _say(console, "No results. Try other words.")
+        say(console, "No results. Try other words.")
 
 
 def show_page(folder: Path, url: str, offset: int, chars: int, console: Console) -> None:
     """A portion of a document; raises UserError where no document has the URL."""
     page = asyncio.run(LocalSearch(SearchIndex.open(folder)).visit(url, chars, offset))
     if page is None:
-        raise UserError(f"{_shown(url)}: no document with this URL; nanoscout index search shows")
+        raise UserError(
+            f"{printable(url)}: no document with this URL; nanoscout index search shows"
+        )
     if not page.text and offset:
         raise UserError(f"--offset {offset}: the document is not that long")
-    _say(console, f"{page.title}\n{page.text}")
+    say(console, f"{page.title}\n{page.text}")
     if page.next_offset is not None:
-        _say(console, f"(The page goes on: --offset {page.next_offset})")
+        say(console, f"(The page goes on: --offset {page.next_offset})")
 
 
 class _Indexing:
@@ -136,14 +138,14 @@ class _Indexing:
 
     def _warn(self, error: UserError) -> None:
         self._unreadable += 1
-        _say(self._console, f"warning: {error}")
+        say(self._console, f"warning: {error}")
 
     def report(self, outcome: str) -> None:
         seconds = time.perf_counter() - self._started
-        _say(self._console, f"{outcome} ({seconds:.1f} s, {self._count / seconds:,.0f} docs/s)")
+        say(self._console, f"{outcome} ({seconds:.1f} s, {self._count / seconds:,.0f} docs/s)")
         if self._unreadable:
             files = "1 file" if self._unreadable == 1 else f"{self._unreadable:,} files"
-            _say(self._console, f"{files} could not be read and had to be left out; see above")
+            say(self._console, f"{files} could not be read and had to be left out; see above")
 
 
 class _Rate(ProgressColumn):
@@ -157,15 +159,3 @@ def _bytes(folder: Path) -> int:
 
 def _megabytes(folder: Path) -> str:
     return f"{_bytes(folder) / 1e6:,.1f} MB"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(_shown(text), markup=False, highlight=False, soft_wrap=True)
-
-
-def _shown(text: str) -> str:
-    """`text` without the control characters by which a document could steer the terminal."""
-    return "".join(
-        "\ufffd" if category(character) in ("Cc", "Cs") and character not in "\n\t" else character
-        for character in text
-    )

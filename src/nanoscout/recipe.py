@@ -106,9 +106,14 @@ class FaultSpec(Spec):
 
 class SearchSpec(Spec):
     engine: str = "local"
-    """Who searches: `local`, the run's index in this process; or the address of a search server
-    (`nanoscout index serve`), e.g. http://127.0.0.1:8080, whose token comes from the variable
-    NANOSCOUT_TOKEN."""
+    """Who searches: `local`, the run's index in this process; the address of a search server
+    (`nanoscout index serve`), e.g. http://127.0.0.1:8080; that of an MCP server (`nanoscout mcp`),
+    e.g. mcp+http://127.0.0.1:8000/mcp, or its command, e.g. `mcp:nanoscout mcp indexes/docs` (their
+    token comes from the variable NANOSCOUT_TOKEN); the open web, found by `serper`, `tavily` or
+    `brave` (key in SERPER_API_KEY, TAVILY_API_KEY or BRAVE_API_KEY), or by a SearXNG server, e.g.
+    searxng+http://127.0.0.1:8888; or an engine that others run (docs/search-engines.md):
+    `postgresql://user@host/database`, `qdrant+http://host:6333/COLLECTION`, `qdrant:FOLDER`,
+    `opensearch+http://host:9200/INDEX`."""
     results: Annotated[int, Field(ge=1, le=50)] = 10
     """Hits that a web_search shows."""
     preview: Literal["first", "window"] = "first"
@@ -116,8 +121,19 @@ class SearchSpec(Spec):
     preview_chars: PreviewChars = 160
     page_chars: Annotated[int, Field(ge=100)] = 2_000
     """Characters of a page that one visit shows."""
+    cache: Literal["off", "read_write", "record", "replay"] = "read_write"
+    """The open web's answers on disk: `read_write` keeps them for a week, `record` keeps all of
+    them, and `replay` answers from a recording without the network."""
+    cache_folder: str = ""
+    """Empty: `web` in the user's cache folder; a recording needs a folder of its own."""
     faults: FaultSpec = FaultSpec()
     """In training, where a stage names none of its own. Evaluations see none."""
+
+    @model_validator(mode="after")
+    def _recordings_have_a_folder(self) -> "SearchSpec":
+        if self.cache in ("record", "replay") and not self.cache_folder:
+            raise ValueError(f"cache = {self.cache} needs cache_folder, where the recording lies")
+        return self
 
 
 class ExampleCall(Spec):

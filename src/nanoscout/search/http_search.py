@@ -1,8 +1,7 @@
 """The search engine behind a nanoscout search server (`nanoscout index serve`)."""
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import httpx2
@@ -10,7 +9,9 @@ import httpx2
 from nanoscout.errors import UserError
 from nanoscout.records import Hit, Page
 from nanoscout.search.index import MAX_QUERY_CHARS
+from nanoscout.search.loop_bound import LoopBound
 from nanoscout.search.protocol import SearchUnavailable
+from nanoscout.search.wire import hit_from_json, page_from_json
 
 CONNECTIONS = 32
 """Requests on their way at a time; further ones wait here, not in the server."""
@@ -45,10 +46,15 @@ class HttpSearch:
             raise UserError(f"{url}: no search server's address; it begins with http://")
         self._url = url.rstrip("/")
         self._previews = {"preview": preview, "preview_chars": preview_chars}
-        self._headers = [(b"Authorization", f"Bearer {token}".encode())] if token else []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._client: httpx2.AsyncClient | None = None
-        self._closing: AsyncGenerator[None] | None = None
+        headers = [(b"Authorization", f"Bearer {token}".encode())] if token else []
+        self._client = LoopBound(
+            lambda: httpx2.AsyncClient(
+                headers=headers,
+                timeout=TIMEOUT,
+                limits=httpx2.Limits(max_connections=CONNECTIONS),
+                trust_env=False,
+            )
+        )
 
     async def search(self, query: str, k: int, page: int = 1) -> list[Hit]:
         asked = {"query": query[:MAX_QUERY_CHARS], "k": k, "page": page}
@@ -65,11 +71,11 @@ class HttpSearch:
             return None
         if response.status_code != 200:
             raise self._refusal(response)
-        return self._read(response, _page)
+        return self._read(response, page_from_json)
 
     async def _post(self, path: str, asked: dict[str, Any]) -> httpx2.Response:
         body = json.dumps(asked, ensure_ascii=False).encode(errors="replace")
-        client = await self._client_of_this_loop()
+        client = await self._client.get()
         try:
             response = await client.post(self._url + path, content=body)
         except httpx2.TransportError as error:
@@ -91,49 +97,7 @@ class HttpSearch:
         what = self._read(response, lambda answer: answer["error"])
         return UserError(f"search server {self._url}: {what}")
 
-    async def _client_of_this_loop(self) -> httpx2.AsyncClient:
-        loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            self._loop = loop
-            self._client = httpx2.AsyncClient(
-                headers=self._headers,
-                timeout=TIMEOUT,
-                limits=httpx2.Limits(max_connections=CONNECTIONS),
-                trust_env=False,
-            )
-            self._closing = _close_at_the_end(self._client)
-            await anext(self._closing)
-        return self._client
-
-
-async def _close_at_the_end(client: httpx2.AsyncClient) -> AsyncGenerator[None]:
-    """An event loop that ends finishes the generators begun in it, and so closes the client."""
-    try:
-        yield
-    finally:
-        await client.aclose()
-
 
 def _hits(answer: Any) -> list[Hit]:
     [hits] = answer["results"]
-    return [
-        Hit(
-            passage_id=hit["id"],
-            title=hit["title"],
-            url=hit["url"],
-            preview=hit["preview"],
-            score=hit["score"],
-        )
-        for hit in hits
-    ]
-
-
-def _page(answer: Any) -> Page:
-    return Page(
-        passage_id=answer["id"],
-        title=answer["title"],
-        url=answer["url"],
-        text=answer["text"],
-        offset=answer["offset"],
-        next_offset=answer["next_offset"],
-    )
+    return [hit_from_json(hit) for hit in hits]

@@ -1,14 +1,13 @@
 """The search server: one index for many clients over HTTP, by `nanoscout index serve`.
 
 Worker processes share one listening socket and the memory-mapped index; one that dies is replaced.
+What is committed to the index while they run is found by the next request.
 A worker answers its requests in the order in which they came and turns away more than it can hold
 (429), so it stays quick under any load. Each worker counts into a file of its own and /metrics adds
 the files up, so a scrape gives totals whichever worker answers it.
 """
 
 import asyncio
-import hmac
-import ipaddress
 import os
 import socket
 import sys
@@ -35,7 +34,9 @@ from uvicorn.supervisors import Multiprocess
 
 from nanoscout.errors import UserError
 from nanoscout.search.index import Ranked, SearchIndex
+from nanoscout.search.listening import MAX_BODY_BYTES, listen, may_ask, unauthorised
 from nanoscout.search.local import LocalSearch
+from nanoscout.search.wire import hit_to_json, page_to_json
 
 MAX_QUERIES = 256
 """Queries in one request."""
@@ -50,8 +51,7 @@ class Limits:
 
     requests: int = 128
     """Requests in work or waiting; one more is answered with 429."""
-    body_bytes: int = 2**20
-    """Size of a request's body; a larger one is answered with 413."""
+    body_bytes: int = MAX_BODY_BYTES
     seconds: float = 10.0
     """From a request's headers to its answer; beyond it the answer is 503."""
 
@@ -127,7 +127,7 @@ class _Metrics:
 class _Worker:
     def __init__(self, index: SearchIndex, token: str, limits: Limits):
         self._index = index
-        self._token = f"Bearer {token}".encode() if token else b""
+        self._token = token
         self._limits = limits
         self._metrics = _Metrics()
         self._requests = 0
@@ -153,18 +153,7 @@ class _Worker:
         results = []
         for query in queries:
             hits = await engine.search(query, asked.k, asked.page)
-            results.append(
-                [
-                    {
-                        "id": hit.passage_id,
-                        "title": hit.title,
-                        "url": hit.url,
-                        "preview": hit.preview,
-                        "score": hit.score,
-                    }
-                    for hit in hits
-                ]
-            )
+            results.append([hit_to_json(hit) for hit in hits])
             await self._count_query()
         return JSONResponse({"results": results})
 
@@ -172,16 +161,7 @@ class _Worker:
         page = await LocalSearch(self._index).visit(asked.url, asked.max_chars, asked.offset)
         if page is None:
             return _error(404, "no page at this url; visit a url from a search result")
-        return JSONResponse(
-            {
-                "id": page.passage_id,
-                "title": page.title,
-                "url": page.url,
-                "text": page.text,
-                "offset": page.offset,
-                "next_offset": page.next_offset,
-            }
-        )
+        return JSONResponse(page_to_json(page))
 
     async def _retrieve(self, asked: RetrieveRequest) -> Response:
         result = []
@@ -197,11 +177,12 @@ class _Worker:
         await asyncio.sleep(0)
 
     async def _health(self, request: Request) -> Response:
+        self._index.refresh()
         return JSONResponse({"status": "ok", "documents": len(self._index)})
 
     async def _metrics_page(self, request: Request) -> Response:
-        if not self._may(request):
-            return _unauthorised()
+        if not may_ask(request.headers, self._token):
+            return unauthorised()
         return Response(self._metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     def _post(
@@ -223,8 +204,8 @@ class _Worker:
         model: type[AskedT],
         answer: Callable[[AskedT], Awaitable[Response]],
     ) -> Response:
-        if not self._may(request):
-            return _unauthorised()
+        if not may_ask(request.headers, self._token):
+            return unauthorised()
         if self._requests >= self._limits.requests:
             return _error(429, "too many requests at once; try again later", retry=True)
         self._requests += 1
@@ -238,6 +219,7 @@ class _Worker:
                 # All that have come in by now are admitted or turned away before the work begins.
                 await asyncio.sleep(0)
                 async with self._turn:
+                    self._index.refresh()
                     return await answer(asked)
         except ValidationError as error:
             return _error(400, _complaint(error))
@@ -259,10 +241,6 @@ class _Worker:
             if len(body) > self._limits.body_bytes:
                 return None
         return bytes(body)
-
-    def _may(self, request: Request) -> bool:
-        given = request.headers.get("authorization", "").encode("latin-1")
-        return not self._token or hmac.compare_digest(given, self._token)
 
 
 def _retrieved(found: Ranked, with_score: bool) -> dict[str, Any]:
@@ -291,11 +269,6 @@ def _error(status: int, text: str, retry: bool = False) -> Response:
     return JSONResponse({"error": text}, status, headers=headers)
 
 
-def _unauthorised() -> Response:
-    text = 'this server wants its token; send it in the header "Authorization: Bearer TOKEN"'
-    return JSONResponse({"error": text}, 401, headers={"WWW-Authenticate": "Bearer"})
-
-
 async def _no_such_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     routes = "POST /search, /visit and /retrieve, GET /health and /metrics"
@@ -321,18 +294,8 @@ def serve(
     Raises UserError where there is no index, the address cannot be had, or the host is not
     loopback and there is no token.
     """
-    if not token and not _is_loopback(host):
-        raise UserError(f"{host}: whoever can reach it could search; set a token, or 127.0.0.1")
     documents = len(SearchIndex.open(index_folder))
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise UserError(f"{host}:{port}: cannot listen there: {error.strerror}") from None
-    # Connections inherit this; without it each answer on a kept one would wait 40 ms for an ACK.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    name = f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{listening.getsockname()[1]}"
+    listening, url = listen(host, port, token)
     config = uvicorn.Config(
         partial(_make_app, index_folder, token, limits),
         factory=True,
@@ -372,10 +335,3 @@ def _make_app(index_folder: Path, token: str, limits: Limits) -> Starlette:
         print(f"nanoscout: {error}", file=sys.stderr)
         sys.exit(STARTUP_FAILURE)
     return _Worker(index, token, limits).app()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -9,10 +9,12 @@ stays when the writer is killed.
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,8 +50,9 @@ class Changes(NamedTuple):
 
 
 class SearchIndex:
-    def __init__(self, index: tantivy.Index):
+    def __init__(self, index: tantivy.Index, folder: Path | None = None):
         self._index = index
+        self._folder = folder
         self._analyser = _analyser()
         self.reload()
 
@@ -77,7 +80,7 @@ class SearchIndex:
             with _commit(_writer(index, str(folder))) as writer:
                 writer.delete_all_documents()
                 _fill(writer, passages)
-            return cls(index)
+            return cls(index, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = folder.with_name(f".{folder.name}.partial")
         partial.mkdir(exist_ok=True)
@@ -141,12 +144,31 @@ class SearchIndex:
     @classmethod
     def open(cls, folder: Path) -> "SearchIndex":
         """The index that `build` left in a folder; raises UserError where there is none."""
-        return cls(_open(folder))
+        return cls(_open(folder), folder)
 
     def reload(self) -> None:
         """Search what has been committed to the folder by now."""
+        self._seen = self._last_commit()
         self._index.reload()
         self._searcher = self._index.searcher()
+
+    def refresh(self) -> None:
+        """`reload` if there has been a commit since; some microseconds where there was none.
+
+        An index whose folder is gone is searched as it was.
+        """
+        if self._last_commit() not in (None, self._seen):
+            self.reload()
+
+    def _last_commit(self) -> tuple[int, int] | None:
+        """What tells one commit to the folder from the next: each puts a new meta.json there."""
+        if self._folder is None:
+            return None
+        try:
+            meta = os.stat(self._folder / "meta.json")
+        except FileNotFoundError:
+            return None
+        return meta.st_ino, meta.st_mtime_ns
 
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
@@ -156,7 +178,7 @@ class SearchIndex:
 
         `score` is BM25, comparable within one query only.
         """
-        terms = self._analyser.analyze(_encodable(query[:MAX_QUERY_CHARS]))[:MAX_QUERY_TERMS]
+        terms = plain_terms(query[:MAX_QUERY_CHARS], self._analyser)[:MAX_QUERY_TERMS]
         if not terms:
             return []
         query_of_terms = tantivy.Query.boolean_query([self._term(term) for term in terms])
@@ -231,6 +253,13 @@ def _schema() -> tantivy.Schema:
     return builder.build()
 
 
+def plain_terms(text: str, analyser: tantivy.TextAnalyzer | None = None) -> list[str]:
+    """The terms of any text as the index has them, in their order."""
+    terms: list[str] = (analyser or _analyser()).analyze(_encodable(text))
+    return terms
+
+
+@cache
 def _analyser() -> tantivy.TextAnalyzer:
     return (
         tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())

@@ -1,11 +1,9 @@
 """The search engine in this process: an index with previews. No threads, so deterministic."""
 
-from typing import Literal
-
 from nanoscout.records import Hit, Page
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.pages import page_portion
-from nanoscout.search.snippets import first_characters, query_window
+from nanoscout.search.snippets import PreviewMode, hits_of
 
 MAX_DEPTH = 1_000
 """Hits beyond this rank are not looked for: nobody turns that many pages."""
@@ -15,10 +13,7 @@ class LocalSearch:
     name = "local"
 
     def __init__(
-        self,
-        index: SearchIndex,
-        preview: Literal["first", "window"] = "first",
-        preview_chars: int = 160,
+        self, index: SearchIndex, preview: PreviewMode = "first", preview_chars: int = 160
     ):
         self.index = index
         self._preview = preview
@@ -28,23 +23,10 @@ class LocalSearch:
         if k * page > MAX_DEPTH:
             return []
         ranked = self.index.search(query, k * page)[k * (page - 1) :]
-        return [
-            Hit(
-                passage_id=found.passage.id,
-                title=found.passage.title,
-                url=found.passage.url,
-                preview=self._preview_of(found.passage.text, query),
-                score=found.score,
-            )
-            for found in ranked
-        ]
+        found = ((hit.passage, hit.score) for hit in ranked)
+        return hits_of(found, query, self._preview, self._preview_chars)
 
     async def visit(self, url: str, max_chars: int, offset: int = 0) -> Page | None:
         url = url.strip()
         passage = self.index.passage(url) or self.index.passage(url.rstrip("/"))
         return page_portion(passage, offset, max_chars) if passage else None
-
-    def _preview_of(self, text: str, query: str) -> str:
-        if self._preview == "first":
-            return first_characters(text, self._preview_chars)
-        return query_window(text, query, self._preview_chars)

@@ -1,8 +1,35 @@
 """What a result page shows of a document: its first characters, or a window around the query."""
 
 import re
+from collections.abc import Iterable
+from typing import Literal
+
+from nanoscout.records import Hit, Passage
 
 _WORD = re.compile(r"\w+")
+
+
+PreviewMode = Literal["first", "window"]
+
+
+def hits_of(
+    found: Iterable[tuple[Passage, float]], query: str, mode: PreviewMode, length: int
+) -> list[Hit]:
+    """Passages and their scores as the hits of a result page."""
+    return [
+        Hit(
+            passage_id=passage.id,
+            title=passage.title,
+            url=passage.url,
+            preview=preview(passage.text, query, mode, length),
+            score=score,
+        )
+        for passage, score in found
+    ]
+
+
+def preview(text: str, query: str, mode: PreviewMode, length: int) -> str:
+    return first_characters(text, length) if mode == "first" else query_window(text, query, length)
 
 
 def first_characters(text: str, length: int) -> str:

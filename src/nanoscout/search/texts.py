@@ -1,9 +1,35 @@
-"""Search results in the plain, short words that a model reads: every character costs context.
+"""The two tools and their results in plain, short words: every character costs a model context.
 
 The tools of an episode and the MCP server say the same thing in the same words.
 """
 
-from nanoscout.records import Hit, Page
+import re
+
+from nanoscout.records import Hit, Page, ToolSpec
+
+WEB_SEARCH = ToolSpec(
+    name="web_search",
+    description="Search the web. Returns titles, URLs and previews of the best pages.",
+    parameters={
+        "type": "object",
+        "properties": {"query": {"type": "string"}, "page": {"type": "integer"}},
+        "required": ["query"],
+        "additionalProperties": False,
+    },
+)
+VISIT = ToolSpec(
+    name="visit",
+    description="Read the page at a URL that a search has shown.",
+    parameters={
+        "type": "object",
+        "properties": {"url": {"type": "string"}, "offset": {"type": "integer"}},
+        "required": ["url"],
+        "additionalProperties": False,
+    },
+)
+UNAVAILABLE = "The search cannot be reached at the moment. Try again later."
+
+_HIT = re.compile(r"^\d+\. (.*)\n(\S+)\n(.*)$", re.MULTILINE)
 
 NO_PAGE = "No page at this URL. Visit a URL from a search result."
 
@@ -15,6 +41,11 @@ def hits_text(hits: list[Hit], first: int = 1) -> str:
     return "\n".join(
         f"{rank}. {hit.title}\n{hit.url}\n{hit.preview}" for rank, hit in enumerate(hits, first)
     )
+
+
+def hits_in(text: str) -> list[tuple[str, str]]:
+    """URL, and title with preview, of each hit that a result page shows."""
+    return [(url, f"{title} {preview}") for title, url, preview in _HIT.findall(text)]
 
 
 def no_result_page(page: int) -> str:
@@ -31,3 +62,7 @@ def page_text(page: Page) -> str:
 
 def no_offset(offset: int) -> str:
     return f"The page has no offset {offset}. Leave it away."
+
+
+def unreadable_page(reason: str) -> str:
+    return f"This page cannot be read: {reason}. Visit another URL."

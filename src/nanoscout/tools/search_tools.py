@@ -6,10 +6,18 @@ What the model reads is compact, since every token of it costs context and time.
 from typing import Any
 
 from nanoscout.recipe import FaultSpec
-from nanoscout.records import ToolResult, ToolSpec
+from nanoscout.records import ToolResult
 from nanoscout.search.faults import DEAD_LINK, MIRROR, Faults
 from nanoscout.search.protocol import SearchEngine, SearchUnavailable
-from nanoscout.search.texts import NO_PAGE, hits_text, no_offset, no_result_page, page_text
+from nanoscout.search.texts import (
+    NO_PAGE,
+    VISIT,
+    WEB_SEARCH,
+    hits_text,
+    no_offset,
+    no_result_page,
+    page_text,
+)
 from nanoscout.tools.protocol import Tool, ToolUnavailable
 
 NO_FAULTS = Faults(FaultSpec(), seed=0)
@@ -23,20 +31,12 @@ def search_tools(
 
 
 class WebSearch:
+    spec = WEB_SEARCH
+
     def __init__(self, engine: SearchEngine, results: int, faults: Faults = NO_FAULTS):
         self._engine = engine
         self._results = results
         self._faults = faults
-        self.spec = ToolSpec(
-            name="web_search",
-            description="Search the web. Returns titles, URLs and previews of the best pages.",
-            parameters={
-                "type": "object",
-                "properties": {"query": {"type": "string"}, "page": {"type": "integer"}},
-                "required": ["query"],
-                "additionalProperties": False,
-            },
-        )
 
     async def call(self, args: dict[str, Any]) -> ToolResult:
         page = args.get("page", 1)
@@ -56,20 +56,12 @@ class WebSearch:
 
 
 class Visit:
+    spec = VISIT
+
     def __init__(self, engine: SearchEngine, page_chars: int, faults: Faults = NO_FAULTS):
         self._engine = engine
         self._page_chars = page_chars
         self._faults = faults
-        self.spec = ToolSpec(
-            name="visit",
-            description="Read the page at a URL that a search has shown.",
-            parameters={
-                "type": "object",
-                "properties": {"url": {"type": "string"}, "offset": {"type": "integer"}},
-                "required": ["url"],
-                "additionalProperties": False,
-            },
-        )
 
     async def call(self, args: dict[str, Any]) -> ToolResult:
         url, offset = args["url"].strip().removesuffix(MIRROR), args.get("offset", 0)
