@@ -27,6 +27,9 @@ class ScriptedConversation:
         finish = Finish.STOP if ids[-1] == self.tokenizer.eos_token_id else Finish.LENGTH
         return Generation(ids, [-1.0] * len(ids), finish, policy_version=3)
 
+    def rewind(self, length: int) -> None:
+        del self.token_ids[length:]
+
     def close(self) -> None:
         self.closed = True
 

@@ -50,6 +50,11 @@ def test_token_weights_by_hand() -> None:
     assert token_weights(lengths, "dapo", 10) == [1 / 8] * 3
     assert token_weights(lengths, "grpo", 10) == [1 / 9, 1 / 3, 1 / 12]
     assert token_weights(lengths, "dr_grpo", 10) == [1 / 30] * 3
+    # The first two are stretches of one trajectory.
+    wholes = [4, 4, 4]
+    assert token_weights(lengths, "dapo", 10, wholes) == [1 / 8] * 3
+    assert token_weights(lengths, "grpo", 10, wholes) == [1 / 8] * 3
+    assert token_weights(lengths, "dr_grpo", 10, wholes) == [1 / 20] * 3
 
 
 def test_objective_by_hand() -> None:

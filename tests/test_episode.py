@@ -1,6 +1,7 @@
 """One conversation: every way it can end, exact token ids, and who waits for whom."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ def test_search_visit_answer() -> None:
         TurnKind.CALL, TurnKind.CALL, TurnKind.ANSWER,
     ]  # fmt: skip
     assert trajectory.shown == {"v"}
-    assert all(turn.result.ok for turn in trajectory.turns[:2] if turn.result)
+    assert [result.ok for result in trajectory.results] == [True, True]
     assert trajectory.policy_version == 3
 
 
@@ -79,9 +80,8 @@ def test_ids_are_prompt_sampled_turns_and_what_the_template_puts_between_them() 
     env = environment(repeat_question=True)
     trajectory = run(turns(SEARCH, ANSWER), env=env)
     said = [[*TOKENIZER.encode(text), TOKENIZER.eos_token_id] for text in (SEARCH, ANSWER)]
-    result = trajectory.turns[0].result
-    assert result is not None
-    between = env.after_turn(said[0], QUESTION, result)
+    reply = env.reply(QUESTION, trajectory.turns[0].results)
+    between = env.dialogue.after_turn(said[0], reply)
     prompt = env.prompt_ids(QUESTION)
     assert trajectory.token_ids == [*prompt, *said[0], *between, *said[1]]
     assert trajectory.sampled == [
@@ -95,21 +95,27 @@ def test_ids_are_prompt_sampled_turns_and_what_the_template_puts_between_them() 
         assert trajectory.token_ids[turn.start : turn.end] in said
 
 
+def test_an_environment_with_another_prompt_remembers_none_of_the_first_ones() -> None:
+    env = environment()
+    assert "Search." in TOKENIZER.decode(env.prompt_ids(QUESTION))
+    assert "Read." in TOKENIZER.decode(replace(env, system="Read.").prompt_ids(QUESTION))
+
+
 def test_malformed_call_gets_an_error_and_the_episode_goes_on() -> None:
     trajectory = run(turns('<tool>{"name": }</tool>', SEARCH, ANSWER))
     assert trajectory.stop is StopReason.ANSWERED
     first = trajectory.turns[0]
     assert first.kind is TurnKind.BAD_JSON
-    assert first.result is not None
-    assert not first.result.ok
-    assert first.result.text in TOKENIZER.decode(trajectory.token_ids)
+    (error,) = first.results
+    assert not error.ok
+    assert error.text in TOKENIZER.decode(trajectory.token_ids)
 
 
 def test_unknown_tool_and_wrong_arguments_are_answered_too() -> None:
     unknown = '<tool>{"name": "calculator", "args": {}}</tool>'
     wrong = '<tool>{"name": "web_search", "args": {"q": "x"}}</tool>'
     trajectory = run(turns(unknown, wrong, ANSWER))
-    assert [turn.result.ok for turn in trajectory.turns[:2] if turn.result] == [False, False]
+    assert [result.ok for result in trajectory.results] == [False, False]
     assert trajectory.stop is StopReason.ANSWERED
 
 

@@ -29,11 +29,11 @@ SEARCH = '<tool>{"name": "web_search", "args": {"query": "The Mill"}}</tool>'
 
 def called(name: str = "web_search", *, ok: bool = True, shown: tuple[str, ...] = ()) -> Turn:
     result = ToolResult("text", ok=ok, shown=shown)
-    return Turn(0, 0, SEARCH, TurnKind.CALL, ToolCall(name, {}), result)
+    return Turn(0, 0, SEARCH, TurnKind.CALL, [ToolCall(name, {})], [result])
 
 
 def malformed(kind: TurnKind, text: str = "") -> Turn:
-    return Turn(0, 0, text, kind, result=ToolResult("Error", ok=False))
+    return Turn(0, 0, text, kind, results=[ToolResult("Error", ok=False)])
 
 
 def answered(*turns: Turn, answer: str = "Brell", question: Question = QUESTION) -> Trajectory:

@@ -40,7 +40,7 @@ def test_a_drawn_example_shows_what_its_calls_really_return(world, toolbox) -> N
     assert question.hop_type == "2hop"
     assert messages[-1]["content"] == f"<answer>{question.answer}</answer>"
     for call, result in zip(messages[1:-1:2], messages[2:-1:2], strict=True):
-        parsed = XmlFormat().parse(call["content"]).call
+        (parsed,) = XmlFormat().parse(call["content"]).calls
         assert asyncio.run(toolbox.call(parsed)).text in result["content"]
 
 

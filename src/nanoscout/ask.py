@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nanoscout.engine.protocol import Sampling
-from nanoscout.records import Question, StopReason, Trajectory, Turn, TurnKind
+from nanoscout.records import Question, StopReason, Trajectory, Turn
 from nanoscout.rollout.episode import Limits, run_episode
 from nanoscout.search.texts import hits_in
 from nanoscout.setting import open_setting
@@ -41,13 +41,13 @@ def ask_run(
         console.print(f"Searching with {setting.search.name}.")
 
     def show(turn: Turn) -> None:
-        if turn.kind is TurnKind.CALL and turn.call is not None:
-            arguments = json.dumps(turn.call.args, ensure_ascii=False)
-            console.print(f"[bold cyan]{_plain(turn.call.name)}[/] {_plain(arguments)}")
-        elif turn.kind.malformed:
+        for call in turn.calls:
+            arguments = json.dumps(call.args, ensure_ascii=False)
+            console.print(f"[bold cyan]{_plain(call.name)}[/] {_plain(arguments)}")
+        if turn.kind.malformed:
             console.print(f"[yellow]malformed turn ({turn.kind})[/] {_plain(turn.text)}")
-        if turn.result is not None:
-            lines = turn.result.text.splitlines()
+        for result in turn.results:
+            lines = result.text.splitlines()
             for line in lines[:QUOTED_LINES]:
                 console.print(f"  [dim]{_plain(line)}[/]", soft_wrap=True)
             if len(lines) > QUOTED_LINES:
@@ -81,12 +81,14 @@ def _sources(trajectory: Trajectory) -> list[str]:
 
 
 def _seen(turn: Turn) -> list[tuple[str, str]]:
-    """URL and text of what a tool result has shown."""
-    if turn.call is None or turn.result is None or not turn.result.shown:
-        return []
-    if turn.call.name == "visit":
-        return [(turn.call.args["url"].strip(), turn.result.text)]
-    return hits_in(turn.result.text)
+    """URL and text of what a turn's tool results have shown."""
+    seen = []
+    for call, result in zip(turn.calls, turn.results, strict=False):
+        if call.name == "visit" and result.shown:
+            seen.append((call.args["url"].strip(), result.text))
+        elif result.shown:
+            seen += hits_in(result.text)
+    return seen
 
 
 def _plain(text: str) -> str:

@@ -18,6 +18,7 @@ from nanoscout.errors import UserError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+Device = Literal["empty_block", "no_think", "ban"]
 Weight = Annotated[float, Field(gt=0)]
 HopType = Literal["1hop", "2hop", "3hop1", "3hop2", "4hop1", "4hop2", "4hop3"]
 PreviewChars = Annotated[int, Field(ge=20, le=2_000)]
@@ -190,14 +191,35 @@ class ExampleSpec(Spec):
 
 
 class DialogueSpec(Spec):
-    format: Literal["xml"] = "xml"
+    format: Literal["xml", "hermes"] = "xml"
+    """How calls and results are written (dialogue/format.py): in the report's tags, or as Qwen's
+    chat template has it, which then describes the tools."""
+    several_calls: bool = False
+    """Whether a turn may make several calls; they are made at the same time."""
     thinking: bool = False
-    """False: the template's empty think block, and the think token banned while sampling."""
+    non_thinking: tuple[Device, ...] = Field(
+        default_factory=lambda data: () if data.get("thinking") else ("empty_block", "ban")
+    )
+    """What keeps the model from thinking (dialogue/thinking.py): the template's empty think block,
+    `/no_think` in each user turn, the think token banned while sampling. None with `thinking`."""
+    strip_thinking: bool = False
+    """With `thinking`: thoughts leave the history as the chat template has it, and each turn is
+    trained on with the history that it saw."""
     system: str = ""
     """System prompt; empty: the format's own, which describes the tools."""
     repeat_question: bool = False
     """Repeat the question under each tool result. Small models need it."""
     examples: tuple[ExampleSpec, ...] = ()
+
+    @model_validator(mode="after")
+    def _devices_fit(self) -> "DialogueSpec":
+        if self.thinking and self.non_thinking:
+            raise ValueError("non_thinking is for thinking = false; leave one of the two out")
+        if self.strip_thinking and not self.thinking:
+            raise ValueError("strip_thinking is for thinking = true; leave it out")
+        if len(set(self.non_thinking)) < len(self.non_thinking):
+            raise ValueError("non_thinking names a device twice")
+        return self
 
 
 class EngineSpec(Spec):

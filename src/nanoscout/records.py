@@ -8,6 +8,7 @@ sampled is what the learner trains on.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 
@@ -137,10 +138,10 @@ class TurnKind(StrEnum):
     TRAILING_TEXT = "trailing_text"
     BAD_JSON = "bad_json"
     BAD_CALL = "bad_call"
-    """JSON, but not an object with a string `name` and an object `args`."""
+    """JSON, but not an object with a string `name` and an object of arguments."""
     EMPTY_ANSWER = "empty_answer"
     FORGED_RESULT = "forged_result"
-    """The model wrote a <result> of its own."""
+    """The model wrote a result of its own."""
 
     @property
     def malformed(self) -> bool:
@@ -156,9 +157,12 @@ class Turn:
     """`token_ids[start:end]` are the turn's sampled tokens."""
     text: str
     kind: TurnKind
-    call: ToolCall | None = None
-    result: ToolResult | None = None
-    """The tool's result, or the error that answered a malformed turn."""
+    calls: list[ToolCall] = field(default_factory=list)
+    results: list[ToolResult] = field(default_factory=list)
+    """The calls' results, in the order of the calls (none where the episode ended before they
+    were made); or the one error that answered a malformed turn."""
+    think_tokens: int = 0
+    """Sampled tokens of the think block, its tags included."""
 
 
 @dataclass(slots=True)
@@ -168,6 +172,10 @@ class Trajectory:
     `token_ids`, `sampled` and `logprobs` have the same length T. `sampled[t]` tells whether the
     policy sampled token t (the loss mask; everything is attended to). `logprobs[t]` is the
     engine's log-probability of a sampled token and 0.0 for a given one.
+
+    Where the history was rewritten between two turns (thoughts were cut from it), `token_ids` goes
+    on with the whole new history, all of it given: `restarts` says where. Each stretch up to the
+    next restart is a sequence as the model saw it, and each sampled token is sampled in just one.
     """
 
     question: Question
@@ -180,17 +188,34 @@ class Trajectory:
     policy_version: int = 0
     seed: int = 0
     seconds: float = 0.0
+    restarts: list[int] = field(default_factory=list)
+    format: str = "xml"
+    """Name of the format that calls and results are written in."""
 
     @property
     def sampled_tokens(self) -> int:
         return sum(self.sampled)
 
     @property
-    def calls(self) -> list[Turn]:
-        """Turns that tried to call a tool and were answered by one."""
-        return [turn for turn in self.turns if turn.kind is TurnKind.CALL]
+    def sequences(self) -> list[slice]:
+        """The stretches of `token_ids` that the model saw as one context each; mostly one."""
+        return [slice(*ends) for ends in pairwise([0, *self.restarts, len(self.token_ids)])]
+
+    @property
+    def think_tokens(self) -> int:
+        return sum(turn.think_tokens for turn in self.turns)
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """Every well-formed call, in order."""
+        return [call for turn in self.turns for call in turn.calls]
+
+    @property
+    def results(self) -> list[ToolResult]:
+        """Everything that tools, or errors in their place, have answered."""
+        return [result for turn in self.turns for result in turn.results]
 
     @property
     def shown(self) -> set[str]:
         """Ids of every passage of which a tool result showed text."""
-        return {pid for turn in self.turns if turn.result for pid in turn.result.shown}
+        return {passage_id for result in self.results for passage_id in result.shown}

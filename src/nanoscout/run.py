@@ -56,6 +56,8 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
     if not (folder / "recipe.toml").exists():
         prepare_folder(recipe, folder, questions)
     setting = make_setting(recipe, folder, model, tokenizer)
+    thinking = _thinking(recipe, setting)
+    console.print(f"Thinking: {thinking}.")
     with ConsoleReporter(recipe, console) as reporter:
         before = _evaluate_once("before", recipe, folder, setting, questions, reporter)
         adapted = add_adapters(setting.model, recipe.lora, recipe.seed) if recipe.lora else None
@@ -84,6 +86,7 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
         "peak_memory_mb": _peak_memory_mb(),
         "seed": recipe.seed,
         "model": recipe.model.source,
+        "thinking": thinking,
     }
     write_json(folder / "summary.json", summary)
     return _show(recipe, folder, console)
@@ -144,6 +147,16 @@ def _check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
             f"{folder} already holds this run; add --resume to go on with it, or choose another "
             "folder with --out"
         )
+
+
+def _thinking(recipe: Recipe, setting: Setting) -> str:
+    """Whether the model thinks in this run, or what keeps it from thinking."""
+    dialogue = setting.environment.dialogue
+    if dialogue.thinking:
+        return "on, stripped from the history" if dialogue.strips_thinking else "on"
+    rewarded = any("no_thinking" in stage.rewards for stage in recipe.stage)
+    devices = [*dialogue.active_devices, *(["reward"] if rewarded else [])]
+    return f"off by {', '.join(devices)}" if devices else "off by nothing but the model itself"
 
 
 def _evaluate_once(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nanoscout.dialogue.format import XmlFormat
+from nanoscout.dialogue.format import open_format
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.errors import UserError
@@ -75,7 +75,7 @@ def prepare_folder(recipe: Recipe, folder: Path, questions: QuestionSet) -> None
         index = SearchIndex.build(questions.passages, partial / "index")
         if encoder:
             encode_passages(index, encoder)
-        fmt = XmlFormat()
+        fmt = open_format(recipe.dialogue)
         toolbox = _toolbox(recipe, open_engine(recipe.search, index))
         examples = asyncio.run(
             work_examples(recipe.dialogue, questions.examples, questions.passages, toolbox, fmt)
@@ -116,9 +116,11 @@ def make_setting(
     environment = Environment(
         dialogue=Dialogue(
             tokenizer,
-            XmlFormat(),
+            open_format(recipe.dialogue),
             recipe.dialogue.thinking,
             stop_ids=generation_stop_ids(model),
+            devices=recipe.dialogue.non_thinking,
+            strip_thinking=recipe.dialogue.strip_thinking,
         ),
         toolbox=_toolbox(recipe, search),
         system=prompt["system"],

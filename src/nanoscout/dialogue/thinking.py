@@ -1,18 +1,26 @@
 """The think switch: whether a model reasons in a `<think>` block before each turn.
 
-Off means two things: the chat template puts an empty think block into the prompt where it knows how
-(`enable_thinking`, as Qwen3's does; others ignore it), and the opening think token is banned while
-sampling.
+Off can mean several things, each a device of its own (`dialogue.non_thinking`):
+
+ - `empty_block`: the chat template puts an empty think block into the prompt where it knows how
+   (`enable_thinking`, as Qwen3's does; others ignore it);
+ - `no_think`: each user turn ends with Qwen3's soft switch `/no_think`;
+ - `ban`: the opening think token is banned while sampling.
+
+On, a model may think; its thoughts are counted, and may be cut from the history as its template
+does (`Dialogue.cut_thoughts`).
 """
 
 from transformers import PreTrainedTokenizerBase
 
 OPEN, CLOSE = "<think>", "</think>"
+SOFT_SWITCH = " /no_think"
+EMPTY_BLOCK, NO_THINK, BAN = "empty_block", "no_think", "ban"
 
 
-def banned_ids(tokenizer: PreTrainedTokenizerBase, thinking: bool) -> frozenset[int]:
-    """The opening think token when thinking is off; nothing where it is not a single token."""
-    ids = [] if thinking else tokenizer.encode(OPEN, add_special_tokens=False)
+def banned_ids(tokenizer: PreTrainedTokenizerBase, *, banned: bool) -> frozenset[int]:
+    """The opening think token where it is banned; nothing where it is not a single token."""
+    ids = tokenizer.encode(OPEN, add_special_tokens=False) if banned else []
     return frozenset(ids) if len(ids) == 1 else frozenset()
 
 

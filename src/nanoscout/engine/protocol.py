@@ -51,6 +51,10 @@ class Conversation(Protocol):
         """Append `new_ids` to the conversation, then sample a turn and append that too."""
         ...
 
+    def rewind(self, length: int) -> None:
+        """Forget all tokens but the first `length`; not while a turn is being sampled."""
+        ...
+
     def close(self) -> None:
         """Give the conversation's memory back; closing twice is harmless."""
         ...

@@ -104,6 +104,13 @@ class TorchConversation:
         finally:
             self._busy = False
 
+    def rewind(self, length: int) -> None:
+        """Forget all tokens but the first `length`, and keep what is cached of these."""
+        if self._busy:
+            raise RuntimeError("the conversation is in a turn")
+        del self.token_ids[length:]
+        self._engine.rewind(self)
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -197,6 +204,17 @@ class TorchEngine:
             conversation.slot = None
         if self._requests:
             self._wake()
+
+    def rewind(self, conversation: TorchConversation) -> None:
+        """Forget what is cached beyond a conversation's tokens; within the shared prefix, which
+        others attend to, that takes giving its slot back."""
+        slot = conversation.slot
+        if slot is not None:
+            shared = self._prefix.slot.length if slot.shares_prefix else 0
+            if len(conversation.token_ids) < shared:
+                self.release(conversation)
+            else:
+                slot.length = min(slot.length, len(conversation.token_ids) - shared)
 
     # Steps.
 

@@ -31,6 +31,7 @@ class Outcome:
     correct: bool
     calls: int
     stop: str
+    think_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Evaluation:
                 **_share(outcomes),
                 "by_hops": {str(h): _share(of) for h, of in _by_hops(outcomes).items()},
                 "calls": sum(o.calls for o in outcomes) / max(1, len(outcomes)),
+                "think_tokens": sum(o.think_tokens for o in outcomes) / max(1, len(outcomes)),
                 "answered": sum(o.stop == StopReason.ANSWERED for o in outcomes)
                 / max(1, len(outcomes)),
                 "unavailable": self.unavailable[mode],
@@ -119,6 +121,7 @@ def _outcome(trajectory: Trajectory) -> Outcome:
         correct=bool(correctness(trajectory)),
         calls=len(trajectory.calls),
         stop=str(trajectory.stop),
+        think_tokens=trajectory.think_tokens,
     )
 
 

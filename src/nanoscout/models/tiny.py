@@ -49,26 +49,62 @@ CHATML = """\
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}"""
 
-# ChatML in Qwen3's manner: no default system prompt; thinking is cut out of assistant turns before
-# the last question, and a final assistant turn always shows a think block.
+# What Qwen3's template does: it tells of the tools, frames results, cuts thoughts out of turns
+# before the last thing that the user said, and lets a final turn always show a think block.
 QWEN3 = """\
-{%- set ns = namespace(last_user=-1) %}
-{%- for message in messages if message.role == 'user' %}
-    {%- set ns.last_user = messages.index(message) %}
+{%- set system = messages[0].content if messages[0].role == 'system' else none %}
+{%- if tools %}
+    {{- '<|im_start|>system\\n' + (system + '\\n\\n' if system is string else '') }}
+    {{- '# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n' }}
+    {{- 'You are provided with function signatures within <tools></tools> XML tags:\\n<tools>\\n' }}
+    {%- for tool in tools %}
+        {{- (tool | tojson) + '\\n' }}
+    {%- endfor %}
+    {{- '</tools>\\n\\nFor each function call, return a json object with function name and ' }}
+    {{- 'arguments within <tool_call></tool_call> XML tags:\\n<tool_call>\\n' }}
+    {{- '{"name": <function-name>, "arguments": <args-json-object>}\\n</tool_call><|im_end|>\\n' }}
+{%- elif system is string %}
+    {{- '<|im_start|>system\\n' + system + '<|im_end|>\\n' }}
+{%- endif %}
+{%- set ns = namespace(last_query=messages|length - 1) %}
+{%- for message in messages %}
+    {%- set text = message.content or '' %}
+    {%- if message.role == 'user' and not (
+        text.startswith('<tool_response>') and text.endswith('</tool_response>')
+    ) %}
+        {%- set ns.last_query = loop.index0 %}
+    {%- endif %}
 {%- endfor %}
 {%- for message in messages %}
-    {%- set content = message.content %}
-    {%- if message.role == 'assistant' %}
+    {%- set content = message.content or '' %}
+    {%- if message.role == 'user' or (message.role == 'system' and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+    {%- elif message.role == 'assistant' %}
         {%- set thoughts = '' %}
         {%- if '</think>' in content %}
-            {%- set thoughts = content.split('</think>')[0].split('<think>')[-1].strip('\\n') %}
+            {%- set thoughts = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1] %}
             {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
         {%- endif %}
-        {%- if loop.index0 > ns.last_user and (loop.last or thoughts) %}
-            {%- set content = '<think>\\n' + thoughts + '\\n</think>\\n\\n' + content %}
+        {%- set thoughts = thoughts.strip('\\n') %}
+        {{- '<|im_start|>assistant\\n' }}
+        {%- if loop.index0 > ns.last_query and (loop.last or thoughts) %}
+            {{- '<think>\\n' + thoughts + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
+        {%- else %}
+            {{- content }}
         {%- endif %}
+        {%- for call in message.tool_calls or [] %}
+            {{- '\\n' if content or not loop.first else '' }}
+            {%- set call = call.function or call %}
+            {{- '<tool_call>\\n{"name": "' + call.name + '", "arguments": ' }}
+            {{- (call.arguments if call.arguments is string else call.arguments | tojson) }}
+            {{- '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role == 'tool' %}
+        {{- '<|im_start|>user' if loop.previtem is undefined or loop.previtem.role != 'tool' }}
+        {{- '\\n<tool_response>\\n' + content + '\\n</tool_response>' }}
+        {{- '<|im_end|>\\n' if loop.nextitem is undefined or loop.nextitem.role != 'tool' }}
     {%- endif %}
-    {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}

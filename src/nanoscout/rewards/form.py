@@ -1,6 +1,8 @@
 """Rewards for the form of a conversation (Jan-nano's stage 1)."""
 
-from nanoscout.records import StopReason, Trajectory, TurnKind
+from nanoscout.dialogue.format import FORMATS, Format
+from nanoscout.dialogue.thinking import after_thinking
+from nanoscout.records import StopReason, Trajectory, Turn, TurnKind
 
 TAG_CREDIT = 0.25
 
@@ -21,22 +23,26 @@ def format_(trajectory: Trajectory) -> float:
 def xml_structure(trajectory: Trajectory) -> float:
     """Mean over turns of the credit for tags, in [0, 1].
 
-    A turn earns a quarter each for exactly one opening tag, exactly one closing tag, nothing
-    after it, and no tag of another kind; as in the tag-count rewards of open-r1.
+    A turn earns a quarter each for exactly one opening tag, exactly one closing tag (or one a call,
+    where it makes several), nothing after it, and no tag of another kind; as in the tag-count
+    rewards of open-r1. What it thought before does not count.
     """
     if not trajectory.turns:
         return 0.0
-    return sum(_tag_credit(turn.text) for turn in trajectory.turns) / len(trajectory.turns)
+    form = FORMATS[trajectory.format]
+    return sum(_tag_credit(turn, form) for turn in trajectory.turns) / len(trajectory.turns)
 
 
-def _tag_credit(text: str) -> float:
-    name, other = ("answer", "tool") if "<answer>" in text else ("tool", "answer")
+def _tag_credit(turn: Turn, form: type[Format]) -> float:
+    text, call = after_thinking(turn.text), form.call_tag
+    name, other = ("answer", call) if "<answer>" in text else (call, "answer")
     if f"<{name}>" not in text:
         return 0.0
-    foreign = any(tag in text for tag in (f"<{other}>", f"</{other}>", "<result>", "</result>"))
+    wanted = max(1, len(turn.calls))
+    strange = [f"<{slash}{tag}>" for tag in (other, form.result_tag) for slash in ("", "/")]
     return TAG_CREDIT * (
-        (text.count(f"<{name}>") == 1)
-        + (text.count(f"</{name}>") == 1)
+        (text.count(f"<{name}>") == wanted)
+        + (text.count(f"</{name}>") == wanted)
         + text.rstrip().endswith(f"</{name}>")
-        + (not foreign)
+        + (not any(tag in text for tag in strange))
     )

@@ -14,7 +14,8 @@ ATTEMPTS = frozenset(
         TurnKind.FORGED_RESULT,
     }
 )
-"""Turns that tried to call a tool, or to use one's result, well-formed or not."""
+"""Turns that tried to call a tool, or to use one's result, well-formed or not; a malformed one
+counts as one attempt."""
 
 
 def tool_execution(trajectory: Trajectory) -> float:
@@ -24,7 +25,13 @@ def tool_execution(trajectory: Trajectory) -> float:
     tool gives a plain search half the reward already, and a visit beside it a quarter more.
     """
     attempts = [turn for turn in trajectory.turns if turn.kind in ATTEMPTS]
-    worked = [turn.call.name for turn in attempts if turn.call and turn.result and turn.result.ok]
+    worked = [
+        call.name
+        for turn in attempts
+        for call, result in zip(turn.calls, turn.results, strict=False)
+        if result.ok
+    ]
     if not worked:
         return 0.0
-    return len(worked) / len(attempts) * (1.0 - 0.5 ** len(set(worked)))
+    tried = sum(max(1, len(turn.calls)) for turn in attempts)
+    return len(worked) / tried * (1.0 - 0.5 ** len(set(worked)))

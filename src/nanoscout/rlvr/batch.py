@@ -45,14 +45,22 @@ class Group:
 
     def samples(self, spec: ObjectiveSpec) -> list[Sample]:
         """What the learner trains on: all rollouts count in the advantages; those that a budget
-        cut are left out of the loss where `mask_cut`."""
+        cut are left out of the loss where `mask_cut`. A conversation whose history was rewritten
+        is several samples, each token in the context that it was sampled in."""
         advantages = group_advantages(
             [scores.total for scores in self.scores], scaled=spec.loss != "dr_grpo"
         ).tolist()
         return [
-            Sample(trajectory.token_ids, trajectory.sampled, trajectory.logprobs, advantage)
+            Sample(
+                trajectory.token_ids[part],
+                trajectory.sampled[part],
+                trajectory.logprobs[part],
+                advantage,
+                conversation_tokens=trajectory.sampled_tokens,
+            )
             for trajectory, advantage in zip(self.trajectories, advantages, strict=True)
             if trajectory.sampled_tokens and not (spec.mask_cut and trajectory.stop.cut_by_budget)
+            for part in trajectory.sequences
         ]
 
 

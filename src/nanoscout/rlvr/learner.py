@@ -117,7 +117,8 @@ class Learner:
         needs no pass through the model.
         """
         lengths = [sample.sampled_tokens for sample in samples]
-        weights = token_weights(lengths, self._objective.loss, max_tokens)
+        wholes = [sample.conversation_tokens or sample.sampled_tokens for sample in samples]
+        weights = token_weights(lengths, self._objective.loss, max_tokens, wholes)
         weighted = [
             replace(sample, weight=weight)
             for sample, weight in zip(samples, weights, strict=True)

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from typing import Any
 
-from nanoscout.records import Trajectory
 from nanoscout.rewards.correctness import correctness
 from nanoscout.rlvr.batch import Batch
 from nanoscout.rlvr.learner import StepStats
@@ -33,10 +32,11 @@ def batch_metrics(batch: Batch) -> dict[str, Any]:
         "correct_by_hops": {hops: _mean(right) for hops, right in sorted(right_by_hops.items())},
         "tool_use": _mean([float(bool(t.calls)) for t in trajectories]),
         "calls": _mean([float(len(t.calls)) for t in trajectories]),
-        "visits": _mean([_visits(t) for t in trajectories]),
-        "faults": _mean([_faults(t) for t in trajectories]),
+        "visits": _mean([float(sum(c.name == "visit" for c in t.calls)) for t in trajectories]),
+        "faults": _mean([float(sum(len(r.faults) for r in t.results)) for t in trajectories]),
         "malformed": _mean([float(any(u.kind.malformed for u in t.turns)) for t in trajectories]),
         "sampled_tokens": _mean([float(t.sampled_tokens) for t in trajectories]),
+        "think_tokens": _mean([float(t.think_tokens) for t in trajectories]),
         "stops": {reason: count / len(trajectories) for reason, count in sorted(stops.items())},
         "groups": groups,
     }
@@ -44,14 +44,6 @@ def batch_metrics(batch: Batch) -> dict[str, Any]:
 
 def learner_metrics(stats: StepStats) -> dict[str, Any]:
     return {name: getattr(stats, name) for name in stats.__slots__}
-
-
-def _visits(trajectory: Trajectory) -> float:
-    return float(sum(t.call is not None and t.call.name == "visit" for t in trajectory.calls))
-
-
-def _faults(trajectory: Trajectory) -> float:
-    return float(sum(len(turn.result.faults) for turn in trajectory.turns if turn.result))
 
 
 def _mean(values: list[float]) -> float:

@@ -22,24 +22,29 @@ class Objective:
     """Sums over these tokens (divide by their number), except `gap_max`, a maximum."""
 
 
-def token_weights(lengths: Sequence[int], loss: Loss, max_tokens: int) -> list[float]:
-    """The weight of every sampled token in the loss of an optimiser step, for each of S samples.
+def token_weights(
+    lengths: Sequence[int], loss: Loss, max_tokens: int, wholes: Sequence[int] | None = None
+) -> list[float]:
+    """The weight of every sampled token in the loss of an optimiser step, for each of its samples.
 
     `lengths`: sampled tokens of each sample of the *whole* step; so the gradient does not depend
-    on how the step is cut into micro-batches. `max_tokens`: most that a sample can have (L_max).
+    on how the step is cut into micro-batches. `max_tokens`: most that a trajectory can have
+    (L_max). `wholes`: sampled tokens of each sample's trajectory, where that may be several
+    samples; S is the number of trajectories, and a sample's length that of its trajectory.
 
     dapo: 1 / sum of lengths, the same for all tokens of the step (arXiv 2503.14476, eq. 8).
-    grpo: 1 / (S length), the same for all samples of the step (arXiv 2402.03300, eq. 3).
+    grpo: 1 / (S length), the same for all trajectories of the step (arXiv 2402.03300, eq. 3).
     dr_grpo: 1 / (S L_max), a constant: no length counts (arXiv 2503.20783, section 3.2).
     """
-    samples = len(lengths)
+    wholes = lengths if wholes is None else wholes
+    trajectories = round(sum(length / whole for length, whole in zip(lengths, wholes, strict=True)))
     match loss:
         case "dapo":
-            return [1.0 / sum(lengths)] * samples
+            return [1.0 / sum(lengths)] * len(lengths)
         case "grpo":
-            return [1.0 / (samples * length) for length in lengths]
+            return [1.0 / (trajectories * whole) for whole in wholes]
         case "dr_grpo":
-            return [1.0 / (samples * max_tokens)] * samples
+            return [1.0 / (trajectories * max_tokens)] * len(lengths)
 
 
 def policy_objective(

@@ -23,7 +23,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the learner needs of one trajectory; the three lists have the same length T."""
+    """What the learner needs of a trajectory, or of a stretch of one whose history was rewritten;
+    the three lists have the same length T."""
 
     token_ids: Sequence[int]
     sampled: Sequence[bool]
@@ -31,6 +32,8 @@ class Sample:
     advantage: float
     weight: float = 1.0
     """Of each of its sampled tokens in the step's loss."""
+    conversation_tokens: int = 0
+    """Sampled tokens of the whole trajectory; 0: this is all of it."""
 
     @property
     def sampled_tokens(self) -> int:

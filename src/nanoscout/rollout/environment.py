@@ -7,7 +7,7 @@ asked in.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nanoscout.dialogue.examples import result_turn
+from nanoscout.dialogue.examples import Message, result_messages
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.records import Question, ToolResult
 from nanoscout.tools.toolbox import Toolbox
@@ -21,7 +21,9 @@ class Environment:
     examples: tuple[list[dict[str, str]], ...] = ()
     """Worked examples, each a list of chat messages."""
     repeat_question: bool = False
-    _prompts: dict[tuple[str, int], list[int]] = field(default_factory=dict, repr=False)
+    _prompts: dict[tuple[str, int], list[int]] = field(
+        init=False, default_factory=dict, repr=False, compare=False
+    )
 
     def prompt_ids(self, question: Question, examples: int | None = None) -> list[int]:
         """Token ids of the system prompt, the first `examples` worked examples and the question."""
@@ -33,14 +35,13 @@ class Environment:
                     {"role": "system", "content": self.system},
                     *(message for example in shown for message in example),
                     {"role": "user", "content": question.text},
-                ]
+                ],
+                self.toolbox.specs,
             )
         return self._prompts[key]
 
-    def after_turn(
-        self, turn_ids: Sequence[int], question: Question, result: ToolResult
-    ) -> list[int]:
-        """The given ids between a sampled turn and the next one: the result, and what frames it."""
+    def reply(self, question: Question, results: Sequence[ToolResult]) -> list[Message]:
+        """What the model reads after a turn."""
         repeated = question.text if self.repeat_question else None
-        text = result_turn(self.dialogue.format, result.text, repeated)
-        return self.dialogue.after_turn(list(turn_ids), text)
+        texts = [result.text for result in results]
+        return result_messages(self.dialogue.format, texts, repeated)

@@ -1,13 +1,16 @@
 """One conversation from the question to the answer: the loop that trains, evaluates and serves.
 
 The engine samples a turn; the parser says what it is; a call goes to its tool, and the tool's
-result comes back as given tokens. The trajectory records every token as it was sampled.
+result comes back as given tokens. The trajectory records every token as it was sampled. Where
+thoughts are stripped from the history, the conversation goes back to where they began, and the
+trajectory goes on with the history as the model sees it from then on.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.protocol import Conversation, Engine, Finish, Generation, Sampling
 from nanoscout.records import Question, StopReason, ToolResult, Trajectory, Turn, TurnKind
 from nanoscout.rollout.environment import Environment
@@ -44,7 +47,7 @@ async def run_episode(
     max_tokens the limits'.
     """
     started = time.perf_counter()
-    trajectory = Trajectory(question=question, seed=seed)
+    trajectory = Trajectory(question, seed=seed, format=environment.dialogue.format.name)
     conversation = engine.conversation(seed)
     try:
         await _converse(
@@ -79,22 +82,28 @@ async def _converse(
 ) -> None:
     dialogue = environment.dialogue
     malformed = 0
+    history: list[int] = []
+    rewritten = False
     while True:
-        room = limits.context - len(trajectory.token_ids) - len(new_ids)
+        room = limits.context - len(history) - len(new_ids)
         if room < 1:
             trajectory.stop = StopReason.CONTEXT_LIMIT
             return
         generation = await conversation.generate(
             new_ids, replace(sampling, max_tokens=min(limits.turn_tokens, room))
         )
-        turn = _append(trajectory, new_ids, generation, dialogue.decode_turn(generation.token_ids))
+        if rewritten:
+            trajectory.restarts.append(len(trajectory.token_ids))
+        given = history + new_ids if rewritten else new_ids
+        turn = _append(trajectory, given, generation, dialogue)
+        history += [*new_ids, *generation.token_ids]
         if generation.finish is Finish.LENGTH:
             trajectory.stop = (
                 StopReason.CONTEXT_LIMIT if room <= limits.turn_tokens else StopReason.TOKEN_LIMIT
             )
             return
         parsed = dialogue.format.parse(turn.text)
-        turn.kind, turn.call = parsed.kind, parsed.call
+        turn.kind, turn.calls = parsed.kind, list(parsed.calls)
         if turn.kind is TurnKind.ANSWER:
             trajectory.answer = parsed.answer
             trajectory.stop = StopReason.ANSWERED
@@ -106,25 +115,42 @@ async def _converse(
         if len(trajectory.turns) == limits.turns:
             trajectory.stop = StopReason.TURN_LIMIT
             return
-        if turn.call is None:
-            turn.result = ToolResult(text=dialogue.format.error_text(turn.kind), ok=False)
+        if turn.kind.malformed:
+            turn.results = [ToolResult(text=dialogue.format.error_text(turn.kind), ok=False)]
         else:
             try:
-                turn.result = await environment.toolbox.call(turn.call)
+                turn.results = await environment.toolbox.call_all(turn.calls)
             except ToolUnavailable:
                 trajectory.stop = StopReason.TOOL_UNAVAILABLE
                 return
         on_turn(turn)
-        new_ids = environment.after_turn(generation.token_ids, trajectory.question, turn.result)
+        reply = environment.reply(trajectory.question, turn.results)
+        new_ids = dialogue.after_turn(generation.token_ids, reply)
+        cut = dialogue.cut_thoughts(generation.token_ids, reply)
+        rewritten = cut is not None
+        if cut is not None:
+            dropped, kept = cut
+            del history[-dropped:]
+            conversation.rewind(len(history))
+            new_ids = kept + new_ids
 
 
-def _append(trajectory: Trajectory, new_ids: list[int], generation: Generation, text: str) -> Turn:
+def _append(
+    trajectory: Trajectory, given: list[int], generation: Generation, dialogue: Dialogue
+) -> Turn:
     """Record given and sampled tokens; the turn counts as unclosed until it has been parsed."""
-    trajectory.token_ids += [*new_ids, *generation.token_ids]
-    trajectory.sampled += [False] * len(new_ids) + [True] * len(generation.token_ids)
-    trajectory.logprobs += [0.0] * len(new_ids) + generation.logprobs
+    ids = generation.token_ids
+    trajectory.token_ids += [*given, *ids]
+    trajectory.sampled += [False] * len(given) + [True] * len(ids)
+    trajectory.logprobs += [0.0] * len(given) + generation.logprobs
     trajectory.policy_version = generation.policy_version
     end = len(trajectory.token_ids)
-    turn = Turn(end - len(generation.token_ids), end, text, TurnKind.UNCLOSED)
+    turn = Turn(
+        start=end - len(ids),
+        end=end,
+        text=dialogue.decode_turn(ids),
+        kind=TurnKind.UNCLOSED,
+        think_tokens=dialogue.think_tokens(ids),
+    )
     trajectory.turns.append(turn)
     return turn

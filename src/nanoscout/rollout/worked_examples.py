@@ -8,7 +8,7 @@ tools that the model will use, so they look exactly like what it will get.
 from collections.abc import Sequence
 
 from nanoscout.dialogue.examples import example_messages
-from nanoscout.dialogue.format import XmlFormat
+from nanoscout.dialogue.format import Format
 from nanoscout.errors import UserError
 from nanoscout.recipe import DialogueSpec, ExampleSpec
 from nanoscout.records import Passage, Question, ToolCall
@@ -22,7 +22,7 @@ async def work_examples(
     candidates: Sequence[Question],
     passages: Sequence[Passage],
     toolbox: Toolbox,
-    fmt: XmlFormat,
+    fmt: Format,
 ) -> tuple[list[dict[str, str]], ...]:
     """Chat messages of each example of the recipe; raises UserError where none can be made."""
     urls = {passage.id: passage.url for passage in passages}

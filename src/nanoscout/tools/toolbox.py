@@ -22,6 +22,20 @@ class Toolbox:
     def specs(self) -> list[ToolSpec]:
         return [tool.spec for tool in self._tools.values()]
 
+    async def call_all(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
+        """The results in the order of the calls, which are made at the same time.
+
+        Raises ToolUnavailable as `call` does, and gives the other calls up.
+        """
+        if len(calls) == 1:
+            return [await self.call(calls[0])]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self.call(call)) for call in calls]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
     async def call(self, call: ToolCall) -> ToolResult:
         """The tool's result, or one that tells the model what is wrong with its call.
 
