@@ -5,14 +5,14 @@ with an encoder their vectors are, too, and both rankings are fused by reciproca
 statement. Previews and portions are made here, so that a model reads what it reads elsewhere.
 """
 
+import asyncio
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from nanoscout.errors import UserError
 from nanoscout.records import Hit, Page, Passage
@@ -22,6 +22,8 @@ from nanoscout.search.loop_bound import LoopBound
 from nanoscout.search.pages import page_portion
 from nanoscout.search.protocol import SearchUnavailable
 from nanoscout.search.snippets import PreviewMode, hits_of
+
+AsyncConnection = psycopg.AsyncConnection[Any]
 
 CONNECTIONS = 8
 SECONDS = 10.0
@@ -125,48 +127,49 @@ class PostgresSearch:
     async def _rows(self, statement: sql.Composed, values: dict[str, Any]) -> list[Any]:
         pool = await self._pool.get()
         try:
-            async with pool.connection() as connection:
-                cursor = await connection.execute(statement, values)
-                return await cursor.fetchall()
-        except PoolTimeout as error:
-            raise SearchUnavailable(f"{self._address}: no connection in {SECONDS:g} s") from error
+            return await pool.rows(statement, values)
         except psycopg.Error as error:
             raise _explained(self._address, error) from error
 
 
 class _Pool:
-    """Connections of one event loop.
+    """Connections of one event loop, lent to one statement at a time.
 
-    Opened as a context: the pool of the library goes on trying for ever where it is refused, so one
-    connection is tried before.
+    Without tasks of its own, which the end of an event loop would have to wait for.
     """
 
     def __init__(self, address: str):
         self._address = address
-        self._pool: AsyncConnectionPool[Any] | None = None
+        self._idle: list[AsyncConnection] = []
+        self._free = asyncio.Semaphore(CONNECTIONS)
 
-    async def __aenter__(self) -> AsyncConnectionPool[Any]:
-        try:
-            connection = await psycopg.AsyncConnection.connect(
-                self._address, connect_timeout=int(SECONDS)
-            )
-            await connection.close()
-        except psycopg.Error as error:
-            raise _explained(self._address, error) from error
-        self._pool = AsyncConnectionPool(
-            self._address,
-            min_size=1,
-            max_size=CONNECTIONS,
-            timeout=SECONDS,
-            kwargs={"options": f"-c statement_timeout={int(SECONDS * 1000)}"},
-            open=False,
-        )
-        await self._pool.open()
-        return self._pool
+    async def __aenter__(self) -> Self:
+        return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._pool:
-            await self._pool.close()
+        for connection in self._idle:
+            await connection.close()
+
+    async def rows(self, statement: sql.Composed, values: dict[str, Any]) -> list[Any]:
+        """Raises psycopg.Error; a connection that it happened on is not used again."""
+        async with self._free:
+            connection = self._idle.pop() if self._idle else await self._connect()
+            try:
+                cursor = await connection.execute(statement, values)
+                rows = await cursor.fetchall()
+            except BaseException:
+                await connection.close()
+                raise
+            self._idle.append(connection)
+            return rows
+
+    async def _connect(self) -> AsyncConnection:
+        return await psycopg.AsyncConnection.connect(
+            self._address,
+            autocommit=True,
+            connect_timeout=int(SECONDS),
+            options=f"-c statement_timeout={int(SECONDS * 1000)}",
+        )
 
 
 def load_postgres(url: str, passages: Iterable[Passage], encoder: TextEncoder | None = None) -> int:
