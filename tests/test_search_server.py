@@ -448,8 +448,8 @@ def test_an_episode_over_http_and_over_mcp_is_the_one_in_process(
     assert [turn.kind for turn in local.turns] == [TurnKind.CALL] * 7 + [TurnKind.ANSWER]
     for name, remote in conversations.items():
         assert remote.token_ids == local.token_ids, name
-        assert [turn.result and turn.result.shown for turn in remote.turns] == [
-            turn.result and turn.result.shown for turn in local.turns
+        assert [result.shown for result in remote.results] == [
+            result.shown for result in local.results
         ], name
 
 
