@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+CONNECTIONS = 800
+"""Of open loop, at most."""
 DRAIN_SECONDS = 30
 """How long open loop waits for the last answers."""
 
@@ -63,7 +65,10 @@ def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: flo
 
 
 def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Load:
-    """Requests leave at `rate` a second, whatever comes back; latencies count from then."""
+    """Requests leave at `rate` a second, whatever comes back; latencies count from then.
+
+    One that finds all CONNECTIONS in use does not leave: status "not sent".
+    """
 
     async def run() -> Load:
         load = Load()
@@ -71,18 +76,25 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float)
         tasks: set[asyncio.Task[None]] = set()
         started = time.perf_counter()
 
-        async def one(number: int, due: float) -> None:
-            connection = idle.pop() if idle else _Connection(port)
+        opened = 0
+
+        async def one(connection: _Connection, number: int, due: float) -> None:
             await connection.ask(requests[number % len(requests)], due, load)
             idle.append(connection)
 
         sent = 0
         while (now := time.perf_counter()) < started + seconds:
             while sent < (now - started) * rate:
-                task = asyncio.create_task(one(sent, started + sent / rate))
+                sent += 1
+                if not idle and opened == CONNECTIONS:
+                    load.statuses["not sent"] += 1
+                    continue
+                if not idle:
+                    idle.append(_Connection(port))
+                    opened += 1
+                task = asyncio.create_task(one(idle.pop(), sent, started + sent / rate))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                sent += 1
             await asyncio.sleep(0.002)
         load.seconds = time.perf_counter() - started
         if tasks:
