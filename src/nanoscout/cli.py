@@ -25,6 +25,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; repeatable."),
 ]
 
+RunOrModel = Annotated[
+    str,
+    typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, a model's, or a model's name."),
+]
 IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX_FOLDER", help="An index's folder.")]
 CorpusName = Annotated[
     str,
@@ -86,6 +90,20 @@ def evaluate(
     from nanoscout.run import evaluate_run
 
     evaluate_run(run, model, questions, out, Console())
+
+
+@app.command()
+def export(
+    model: RunOrModel,
+    out: Annotated[Path, typer.Option(help="The folder to write; new, or empty.")],
+    context: Annotated[
+        int | None, typer.Option(help="Tokens to scale the model's context to (YaRN).")
+    ] = None,
+) -> None:
+    """Write a model as an ordinary transformers folder, with a longer context if wanted."""
+    from nanoscout.export import export_model
+
+    export_model(model, out, context, Console())
 
 
 @index_app.command("serve")

@@ -1,6 +1,9 @@
-"""Writing files so that a kill or a full disk leaves the whole file or none."""
+"""Writing files and folders so that a kill or a full disk leaves them whole or not at all."""
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +21,18 @@ def write_text(path: Path, text: str) -> None:
         partial.replace(path)
     except OSError as error:
         raise UserError(f"{path} could not be written: {error}") from error
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `path` (absent or empty before) when the block ends."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(path)
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
