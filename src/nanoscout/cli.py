@@ -106,6 +106,27 @@ def export(
     export_model(model, out, context, Console())
 
 
+@app.command()
+def probe(
+    model: RunOrModel,
+    out: Annotated[Path, typer.Option(help="Where figures and picture go; resumed if begun.")],
+    lengths: Annotated[
+        str, typer.Option(help="Tokens of the conversations.")
+    ] = "4096,8192,16384,32768,65536,131072",
+    depths: Annotated[
+        str, typer.Option(help="Where the fact stands, in percent of the results.")
+    ] = "0,25,50,75,100",
+    trials: Annotated[int, typer.Option(min=1, help="Conversations for each pair.")] = 4,
+    with_model: Annotated[
+        str, typer.Option("--model", help="With a run: the model to ask in place of its own.")
+    ] = "",
+) -> None:
+    """Hide facts in ever longer conversations, see which ones are found, and draw a heat map."""
+    from nanoscout.probe import probe_model
+
+    probe_model(model, with_model, lengths, depths, trials, out, Console())
+
+
 @index_app.command("serve")
 def index_serve(
     folder: IndexFolder,
