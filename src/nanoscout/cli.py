@@ -127,6 +127,24 @@ def probe(
     probe_model(model, with_model, lengths, depths, trials, out, Console())
 
 
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="A run's folder.")],
+    second: Annotated[Path, typer.Argument(help="Another run's folder.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of picture and figures; by default diff-FIRST-SECOND beside them."
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Where two runs' recipes differ, their results, and their curves over each other."""
+    from nanoscout.diff import diff_runs
+
+    diff_runs(first, second, out, Console(), as_json=json)
+
+
 @index_app.command("serve")
 def index_serve(
     folder: IndexFolder,
