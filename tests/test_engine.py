@@ -242,6 +242,20 @@ def test_a_growing_cache_keeps_what_it_holds() -> None:
     )
 
 
+def test_one_conversation_takes_the_memory_of_one() -> None:
+    """A prompt of 128K tokens would otherwise be stored with room for fifteen others."""
+    model = build()
+    shape = CacheShape.of(model)
+    by_token = 2 * shape.layers * shape.kv_heads * shape.head_dim
+    engine = engine_of(model, concurrency=1)
+    conversation = engine.conversation(seed=0)
+    run_all(conversation.generate(tokens(900, seed=3), GREEDY))
+    stored = sum(
+        tensor.numel() for block in engine._cache._blocks for tensor in block.keys + block.values
+    )
+    assert 900 * by_token <= stored < 1_000 * by_token
+
+
 def test_slots_keep_their_contents_while_others_leave_and_blocks_change_size() -> None:
     shape = CacheShape(2, kv_heads=3, head_dim=4, dtype=torch.float32, device=torch.device("cpu"))
     cache = KvCache(shape, rows=4)

@@ -37,6 +37,10 @@ OtherEngine = Annotated[
     ),
 ]
 
+RunOrModel = Annotated[
+    str,
+    typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, a model's, or a model's name."),
+]
 IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX_FOLDER", help="An index's folder.")]
 CorpusName = Annotated[
     str,
@@ -207,6 +211,59 @@ def mcp(
             mcp_server.serve_http(tools, what, host, port, token)
         else:
             mcp_server.serve_stdio(tools, what)
+
+
+@app.command()
+def export(
+    model: RunOrModel,
+    out: Annotated[Path, typer.Option(help="The folder to write; new, or empty.")],
+    context: Annotated[
+        int | None, typer.Option(help="Tokens to scale the model's context to (YaRN).")
+    ] = None,
+) -> None:
+    """Write a model as an ordinary transformers folder, with a longer context if wanted."""
+    from nanoscout.export import export_model
+
+    export_model(model, out, context, Console())
+
+
+@app.command()
+def probe(
+    model: RunOrModel,
+    out: Annotated[Path, typer.Option(help="Where figures and picture go; resumed if begun.")],
+    lengths: Annotated[
+        str, typer.Option(help="Tokens of the conversations.")
+    ] = "4096,8192,16384,32768,65536,131072",
+    depths: Annotated[
+        str, typer.Option(help="Where the fact stands, in percent of the results.")
+    ] = "0,25,50,75,100",
+    trials: Annotated[int, typer.Option(min=1, help="Conversations for each pair.")] = 4,
+    with_model: Annotated[
+        str, typer.Option("--model", help="With a run: the model to ask in place of its own.")
+    ] = "",
+) -> None:
+    """Hide facts in ever longer conversations, see which ones are found, and draw a heat map."""
+    from nanoscout.probe import probe_model
+
+    probe_model(model, with_model, lengths, depths, trials, out, Console())
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="A run's folder.")],
+    second: Annotated[Path, typer.Argument(help="Another run's folder.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of picture and figures; by default diff-FIRST-SECOND beside them."
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Where two runs' recipes differ, their results, and their curves over each other."""
+    from nanoscout.diff import diff_runs
+
+    diff_runs(first, second, out, Console(), as_json=json)
 
 
 @index_app.command("serve")

@@ -99,11 +99,21 @@ def open_setting(
     for needed in ("recipe.toml", "environment.json", "index"):
         if not (folder / needed).exists():
             raise UserError(f"{folder}: no run here ({needed} is missing); see nanoscout train")
-    if not model and not (folder / "model").exists():
-        raise UserError(f"{folder}: not trained yet; finish it with nanoscout train --resume")
+    source = model or trained_model(folder)
     recipe = load_recipe(folder / "recipe.toml", list(overrides))
-    spec = recipe.model.model_dump() | {"source": model or str(folder / "model")}
+    spec = recipe.model.model_dump() | {"source": source}
     return recipe, make_setting(recipe, folder, *load_model(ModelSpec(**spec)))
+
+
+def is_run(folder: str | Path) -> bool:
+    return Path(folder, "recipe.toml").exists()
+
+
+def trained_model(folder: Path) -> str:
+    """The folder of a run's trained model; raises UserError where it is not trained yet."""
+    if not (folder / "model").exists():
+        raise UserError(f"{folder}: not trained yet; finish it with nanoscout train --resume")
+    return str(folder / "model")
 
 
 def make_setting(

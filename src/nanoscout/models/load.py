@@ -9,13 +9,13 @@ folder lacks weights is refused: transformers would fill them with random number
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
@@ -24,8 +24,10 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -57,6 +59,21 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     location, options = locate(spec.source)
     with quiet(), readable(spec.source):
         return AutoTokenizer.from_pretrained(location, **options)
+
+
+def model_files(source: str, patterns: Sequence[str]) -> tuple[Path, PretrainedConfig]:
+    """The folder with a model's files, of a hub model those that match, and its configuration.
+
+    Loads no weights. Raises UserError as `load_model` does, and for a tiny model, which has no
+    files.
+    """
+    if source.startswith(tiny.PREFIX):
+        raise UserError(f"model '{source}': it is made in memory and has no files")
+    location, options = _locate(source)
+    with _quiet(), _readable(source):
+        if not Path(location).is_dir():
+            location = snapshot_download(location, allow_patterns=list(patterns), **options)
+        return Path(location), AutoConfig.from_pretrained(location, local_files_only=True)
 
 
 def save_model(
