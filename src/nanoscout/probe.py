@@ -183,7 +183,7 @@ def _open(run_or_model: str, model: str) -> tuple[PreTrainedModel, Environment]:
     network, tokenizer = load_model(ModelSpec(source=run_or_model))
     fmt = XmlFormat()
     return network, Environment(
-        dialogue=Dialogue(tokenizer, fmt, False, stop_ids=generation_stop_ids(network)),
+        dialogue=Dialogue(tokenizer, fmt, thinking=False, stop_ids=generation_stop_ids(network)),
         toolbox=haystack_toolbox(),
         system=fmt.system_prompt(haystack_toolbox().specs),
         repeat_question=True,

@@ -145,7 +145,7 @@ async def _exchange(
     call = ToolCall("web_search", {"query": question.text, **later})
     turn = dialogue.tokenizer.encode(dialogue.format.render_call(call), add_special_tokens=False)
     result = await haystack_toolbox(pages).call(call)
-    return [*turn, *environment.after_turn(turn, question, result)]
+    return [*turn, *dialogue.after_turn(turn, environment.reply(question, [result]))]
 
 
 class _Filler:

@@ -69,8 +69,8 @@ def model_files(source: str, patterns: Sequence[str]) -> tuple[Path, PretrainedC
     """
     if source.startswith(tiny.PREFIX):
         raise UserError(f"model '{source}': it is made in memory and has no files")
-    location, options = _locate(source)
-    with _quiet(), _readable(source):
+    location, options = locate(source)
+    with quiet(), readable(source):
         if not Path(location).is_dir():
             location = snapshot_download(location, allow_patterns=list(patterns), **options)
         return Path(location), AutoConfig.from_pretrained(location, local_files_only=True)
