@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from nanoscout import memory
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.errors import UserError
+from nanoscout.judge.judge import Judge
 from nanoscout.questions.sampler import QuestionStream
 from nanoscout.recipe import Recipe, StageSpec
 from nanoscout.records import Question, Trajectory
@@ -56,6 +57,7 @@ class Trainer:
     """Trains `model` in place; resumes from the newest checkpoint in the run's folder, if any.
 
     `environments`: one for each stage of the recipe; they differ in their faults only.
+    `judge`: needed for stages with the reward `judge`.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Trainer:
         questions: Sequence[Question],
         folder: Path,
         reporter: Reporter,
+        judge: Judge | None = None,
     ):
         self.recipe = recipe
         self.environments = environments
@@ -74,6 +77,7 @@ class Trainer:
         self.questions = questions
         self.folder = folder
         self.reporter = reporter
+        self.judge = judge
         self.learner = Learner(
             model, recipe.optimiser, recipe.dapo, sorted(environments[0].dialogue.banned_ids)
         )
@@ -118,7 +122,7 @@ class Trainer:
         mix = stage.hops or self.recipe.questions.hops
         stream = QuestionStream(self.questions, dict(mix), self.recipe.seed)
         environment = self.environments[self.position.stage]
-        return Collector(stage, stream, environment, self.engine, self.recipe.seed)
+        return Collector(stage, stream, environment, self.engine, self.recipe.seed, self.judge)
 
     def _learn(self, batch: Batch, stage: StageSpec) -> StepStats | None:
         """The optimiser steps on a batch; None where no group of it carries a signal."""
