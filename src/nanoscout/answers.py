@@ -1,4 +1,4 @@
-"""Verifiable correctness of short answers: normalise, exact match, token F1."""
+"""Verifiable correctness of short answers: normalise, exact match, containment, token F1."""
 
 import re
 import string
@@ -28,13 +28,26 @@ def exact_match(prediction: str, golds: Sequence[str]) -> bool:
 
     A gold that normalises to nothing never matches; a list of candidates equals none of them.
     """
-    wanted = {normalise(gold) for gold in golds} - {""}
-    return normalise(prediction) in wanted
+    return normalise(prediction) in _wanted(golds)
+
+
+def contains(prediction: str, golds: Sequence[str]) -> bool:
+    """Whether a normalised gold answer or alias stands somewhere in the normalised prediction.
+
+    Characters are compared, not words: `art` stands in `Bonaparte`, and a list of candidates
+    contains the right one. A gold that normalises to nothing stands nowhere.
+    """
+    said = normalise(prediction)
+    return any(gold in said for gold in _wanted(golds))
 
 
 def f1(prediction: str, golds: Sequence[str]) -> float:
     """The best token F1 against any gold, in [0, 1]; empty golds score 0."""
     return max((_f1(normalise(prediction), normalise(gold)) for gold in golds), default=0.0)
+
+
+def _wanted(golds: Sequence[str]) -> set[str]:
+    return {normalise(gold) for gold in golds} - {""}
 
 
 def _is_punctuation(character: str) -> bool:

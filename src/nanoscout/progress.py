@@ -72,7 +72,7 @@ class ConsoleReporter:
         eta = elapsed / max(1, step - self._first_step) * (self._total - step)
         head = f"{step:4}/{self._total} {record['stage']:<10} ETA {_clock(eta)}"
         if "reward" not in record:
-            return f"{head}  no usable rollout: every conversation lost its tools"
+            return f"{head}  no usable rollout: every conversation lost its tools or its judge"
         parts = " ".join(f"{name} {value:.2f}" for name, value in record["rewards"].items())
         hops = " ".join(f"{h}hop {v:.2f}" for h, v in record["correct_by_hops"].items())
         groups = record["groups"]

@@ -227,6 +227,21 @@ class EngineSpec(Spec):
     """Conversations that are decoded together."""
 
 
+class JudgeSpec(Spec):
+    """The language model that grades answers, for the reward `judge` (judge/judge.py)."""
+
+    url: str
+    """Base address of an OpenAI-compatible endpoint, e.g. http://127.0.0.1:8000/v1."""
+    model: str
+    """The model's name at that endpoint."""
+    api_key_env: str = ""
+    """The environment variable that holds the key; empty: none is sent."""
+    concurrency: Positive = 16
+    """Requests on their way at a time."""
+    cache: str = ""
+    """The file that keeps the grades (SQLite); empty: grades.sqlite in the run's folder."""
+
+
 class OptimiserSpec(Spec):
     lr: Annotated[float, Field(gt=0)] = 1e-6
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -329,12 +344,14 @@ class StageSpec(Spec):
     """G: rollouts of one question."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     rewards: dict[str, float] = {"correctness": 1.0}
-    """Weight of each named reward; their weighted sum is the return."""
+    """Weight of each named reward (docs/rewards.md); their weighted sum is the return. A reward of
+    one's own is a Python function, named as "module:function"."""
     overlong: OverlongSpec | None = None
     hops: dict[HopType, Weight] | None = None
     """Mix of training questions; none: that of [questions]."""
     dynamic_sampling: bool = True
-    """Drop and replace groups whose correctness is the same in all rollouts."""
+    """Drop and replace groups whose rollouts are all equally right or wrong: by the rewards
+    `correctness`, `substring` and `judge` that the stage has, or by `correctness`."""
     max_rounds: Positive = 4
     """Rounds of rollouts in a step while the batch is not full; then it is trained on as it is."""
     faults: FaultSpec | None = None
@@ -418,6 +435,8 @@ class Recipe(Spec):
     search: SearchSpec = SearchSpec()
     dialogue: DialogueSpec = DialogueSpec()
     engine: EngineSpec = EngineSpec()
+    judge: JudgeSpec | None = None
+    """Needed where a stage has the reward `judge`."""
     optimiser: OptimiserSpec = OptimiserSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
     collapse: CollapseSpec = CollapseSpec()
@@ -436,6 +455,16 @@ class Recipe(Spec):
         names = [stage.name for stage in self.stage]
         if len(set(names)) != len(names):
             raise ValueError(f"stage names must differ, got {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_is_named(self) -> "Recipe":
+        for stage in self.stage:
+            if "judge" in stage.rewards and self.judge is None:
+                raise ValueError(
+                    f"stage '{stage.name}' has the reward judge, but there is no [judge]; "
+                    "add it with url and model"
+                )
         return self
 
 

@@ -126,6 +126,14 @@ class StopReason(StrEnum):
         return self in (StopReason.TURN_LIMIT, StopReason.CONTEXT_LIMIT, StopReason.TOKEN_LIMIT)
 
 
+class Grade(StrEnum):
+    """What a judge makes of an answer (the three grades of SimpleQA, arXiv 2411.04368)."""
+
+    CORRECT = "CORRECT"
+    INCORRECT = "INCORRECT"
+    NOT_ATTEMPTED = "NOT_ATTEMPTED"
+
+
 class TurnKind(StrEnum):
     """What the strict parser made of one assistant turn."""
 
@@ -185,6 +193,8 @@ class Trajectory:
     turns: list[Turn] = field(default_factory=list)
     stop: StopReason = StopReason.ANSWERED
     answer: str | None = None
+    grade: Grade | None = None
+    """What the judge says of the answer; None where none was asked or none could say."""
     policy_version: int = 0
     seed: int = 0
     seconds: float = 0.0

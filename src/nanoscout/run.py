@@ -5,6 +5,7 @@
               index/                 the search index, so that `ask` needs nothing else
               evaluation/            before.json, after.json, and every conversation (.jsonl)
               metrics.jsonl          one line a step
+              grades.sqlite          what the judge said, where there is one
               trajectories/          every training conversation, one file a step
               checkpoints/           the newest checkpoint
               model/                 the trained model, an ordinary transformers folder
@@ -29,12 +30,13 @@ from nanoscout.evaluation.comparison import compare, comparison_table, evaluatio
 from nanoscout.evaluation.curves import draw_curves
 from nanoscout.evaluation.evaluate import EVALUATION, Evaluation, evaluate
 from nanoscout.files import write_json, write_text
+from nanoscout.judge.judge import Judge
 from nanoscout.models import load_model, save_model
 from nanoscout.models.lora import add_adapters, merge_adapters
 from nanoscout.progress import ConsoleReporter
 from nanoscout.questions import QuestionSet, load_questions
 from nanoscout.recipe import Recipe, load_recipe
-from nanoscout.rewards import check_names
+from nanoscout.rewards import find_reward
 from nanoscout.rlvr.trainer import Trainer
 from nanoscout.setting import Setting, make_setting, open_setting, prepare_folder
 
@@ -42,11 +44,13 @@ from nanoscout.setting import Setting, make_setting, open_setting, prepare_folde
 def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -> dict[str, Any]:
     """Carry a run out, or what is left of it; returns its summary."""
     for stage in recipe.stage:
-        check_names(stage.rewards)
+        for name in stage.rewards:
+            find_reward(name)
     _check_folder(recipe, folder, resume)
     if (folder / "summary.json").exists():
         console.print(f"{folder} is a finished run.")
         return _show(recipe, folder, console)
+    judge = _open_judge(recipe, folder)
     questions = load_questions(recipe.questions, recipe.seed)
     console.print(
         f"{len(questions.passages):,} pages, {len(questions.train):,} training and "
@@ -69,6 +73,7 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
             questions.train,
             folder,
             reporter,
+            judge,
         )
         reporter.resume_at(trainer.position.step)
         asyncio.run(trainer.train())
@@ -129,6 +134,15 @@ def evaluate_run(
     if out is not None:
         write_json(out, figures)
     return figures
+
+
+def _open_judge(recipe: Recipe, folder: Path) -> Judge | None:
+    """The judge, asked a first time, where a stage needs one."""
+    if recipe.judge is None or not any("judge" in stage.rewards for stage in recipe.stage):
+        return None
+    judge = Judge(recipe.judge, folder / "grades.sqlite")
+    asyncio.run(judge.check())
+    return judge
 
 
 def _check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:

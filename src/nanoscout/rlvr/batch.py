@@ -6,6 +6,7 @@ full batch are carried over to the next one; their tokens keep the log-probabili
 policy that sampled them, so the importance ratio accounts for the step in between.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from nanoscout.engine.protocol import Engine, Sampling
+from nanoscout.judge.judge import Judge, JudgeUnavailable
 from nanoscout.questions.sampler import QuestionStream
 from nanoscout.recipe import ObjectiveSpec, StageSpec
 from nanoscout.records import Question, StopReason, Trajectory
-from nanoscout.rewards import Scores, score
-from nanoscout.rewards.correctness import correctness
+from nanoscout.rewards import OUTCOMES, Scores, score
+from nanoscout.rewards.correctness import correctness, given_answer
 from nanoscout.rewards.overlong import soft_overlong
 from nanoscout.rlvr.advantage import group_advantages, is_informative
 from nanoscout.rlvr.packing import Sample
@@ -36,12 +38,15 @@ class Group:
     scores: list[Scores]
 
     @property
-    def correctness(self) -> list[float]:
-        return [correctness(trajectory) for trajectory in self.trajectories]
-
-    @property
     def informative(self) -> bool:
-        return len(self.trajectories) > 1 and is_informative(self.correctness)
+        """Whether the rollouts differ in being right, as the stage's own rewards tell it."""
+        if len(self.trajectories) < 2:
+            return False
+        outcomes = [
+            [scores.parts[name] for scores in self.scores]
+            for name in OUTCOMES.intersection(self.scores[0].parts)
+        ] or [[correctness(trajectory) for trajectory in self.trajectories]]
+        return any(map(is_informative, outcomes))
 
     def samples(self, spec: ObjectiveSpec) -> list[Sample]:
         """What the learner trains on: all rollouts count in the advantages; those that a budget
@@ -93,6 +98,8 @@ class Batch:
     rounds: int
     unavailable: int
     """Trajectories lost to a tool that failed; they count nowhere."""
+    ungraded: int
+    """Trajectories lost to a judge that failed; they count nowhere either."""
 
     @property
     def dropped(self) -> int:
@@ -109,12 +116,14 @@ class Collector:
         environment: Environment,
         engine: Engine,
         seed: int,
+        judge: Judge | None = None,
     ):
         self.stage = stage
         self._stream = stream
         self._environment = environment
         self._engine = engine
         self._seed = seed
+        self._judge = judge if "judge" in stage.rewards else None
         self._limits = Limits(stage.context, stage.turns, stage.turn_tokens, stage.malformed_turns)
 
     async def collect(
@@ -126,11 +135,12 @@ class Collector:
         stage = self.stage
         kept, progress.carried = progress.carried, []
         fresh: list[Group] = []
-        unavailable = rounds = 0
+        unavailable = ungraded = rounds = 0
         while len(kept) < stage.groups and rounds < stage.max_rounds:
             rounds += 1
-            groups, lost = await self._roll_out(progress, on_done)
-            unavailable += lost
+            groups, without_tools, without_grade = await self._roll_out(progress, on_done)
+            unavailable += without_tools
+            ungraded += without_grade
             fresh += groups
             kept += [
                 group
@@ -138,12 +148,15 @@ class Collector:
                 if group.informative or (group.trajectories and not stage.dynamic_sampling)
             ]
         progress.carried = kept[stage.groups :]
-        return Batch(kept[: stage.groups], fresh, rounds, unavailable)
+        return Batch(kept[: stage.groups], fresh, rounds, unavailable, ungraded)
 
     async def _roll_out(
         self, progress: StageProgress, on_done: Callable[[Trajectory], None]
-    ) -> tuple[list[Group], int]:
-        """One round: a full batch of new questions, `group_size` rollouts of each."""
+    ) -> tuple[list[Group], int, int]:
+        """One round: a full batch of new questions, `group_size` rollouts of each.
+
+        Besides the groups, how many trajectories were lost for want of a tool and of a grade.
+        """
         stage = self.stage
         self._stream.cursor = progress.cursor
         questions = [self._stream.next() for _ in range(stage.groups)]
@@ -158,25 +171,42 @@ class Collector:
             for index in range(stage.group_size)
         ]
         progress.cursor += len(questions)
-        trajectories = await run_episodes(
-            requests,
-            self._environment,
-            self._engine,
-            self._limits,
-            examples=stage.examples,
-            on_done=on_done,
-        )
-        usable = [t for t in trajectories if t.stop is not StopReason.TOOL_UNAVAILABLE]
+        async with self._judge or contextlib.nullcontext():
+            trajectories = await run_episodes(
+                requests,
+                self._environment,
+                self._engine,
+                self._limits,
+                examples=stage.examples,
+                grade=self._grade,
+                on_done=on_done,
+            )
+        unavailable = sum(t.stop is StopReason.TOOL_UNAVAILABLE for t in trajectories)
+        usable = sum(map(self._is_usable, trajectories))
         groups = []
         for number, question in enumerate(questions):
             first = number * stage.group_size
             members = [
                 trajectory
                 for trajectory in trajectories[first : first + stage.group_size]
-                if trajectory.stop is not StopReason.TOOL_UNAVAILABLE
+                if self._is_usable(trajectory)
             ]
             groups.append(Group(question, members, [self._score(t) for t in members]))
-        return groups, len(trajectories) - len(usable)
+        return groups, unavailable, len(trajectories) - usable - unavailable
+
+    async def _grade(self, trajectory: Trajectory) -> None:
+        if self._judge is None or trajectory.stop is StopReason.TOOL_UNAVAILABLE:
+            return
+        with contextlib.suppress(JudgeUnavailable):
+            trajectory.grade = await self._judge.grade(
+                trajectory.question, given_answer(trajectory)
+            )
+
+    def _is_usable(self, trajectory: Trajectory) -> bool:
+        """A failed tool or judge is not a wrong answer."""
+        return trajectory.stop is not StopReason.TOOL_UNAVAILABLE and (
+            self._judge is None or trajectory.grade is not None
+        )
 
     def _score(self, trajectory: Trajectory) -> Scores:
         scores = score(trajectory, self.stage.rewards)

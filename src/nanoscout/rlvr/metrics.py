@@ -18,6 +18,7 @@ def batch_metrics(batch: Batch) -> dict[str, Any]:
         "trained": len(batch.groups),
         "rounds": batch.rounds,
         "unavailable": batch.unavailable,
+        "ungraded": batch.ungraded,
     }
     if not trajectories:
         return {"groups": groups}

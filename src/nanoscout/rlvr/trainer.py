@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from nanoscout import memory
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.errors import UserError
+from nanoscout.judge.judge import Judge
 from nanoscout.questions.sampler import QuestionStream
 from nanoscout.recipe import Recipe, StageSpec
 from nanoscout.records import Question, Trajectory
@@ -57,6 +58,7 @@ class Trainer:
     """Trains `model` in place; resumes from the newest checkpoint in the run's folder, if any.
 
     `environment_of`: a stage's environment; all of them have one dialogue.
+    `judge`: needed for stages with the reward `judge`.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Trainer:
         questions: Sequence[Question],
         folder: Path,
         reporter: Reporter,
+        judge: Judge | None = None,
     ):
         self.recipe = recipe
         self.environment_of = environment_of
@@ -75,6 +78,7 @@ class Trainer:
         self.questions = questions
         self.folder = folder
         self.reporter = reporter
+        self.judge = judge
         self.learner = Learner(
             model,
             recipe.optimiser,
@@ -128,7 +132,7 @@ class Trainer:
         mix = stage.hops or self.recipe.questions.hops
         stream = QuestionStream(self.questions, dict(mix), self.recipe.seed)
         environment = self.environment_of(stage)
-        return Collector(stage, stream, environment, self.engine, self.recipe.seed)
+        return Collector(stage, stream, environment, self.engine, self.recipe.seed, self.judge)
 
     def _learn(self, batch: Batch, stage: StageSpec) -> StepStats | None:
         """The optimiser steps on a batch; None where no group of it carries a signal."""

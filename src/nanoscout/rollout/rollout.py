@@ -1,13 +1,17 @@
 """Many episodes at once: each runs as a task of its own, and the engine batches whatever waits."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from nanoscout.engine.protocol import Engine, Sampling
 from nanoscout.records import Question, Trajectory
 from nanoscout.rollout.environment import Environment
 from nanoscout.rollout.episode import Limits, run_episode
+
+
+async def _nothing(trajectory: Trajectory) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +28,14 @@ async def run_episodes(
     limits: Limits,
     *,
     examples: int | None = None,
+    grade: Callable[[Trajectory], Awaitable[None]] = _nothing,
     on_done: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> list[Trajectory]:
     """Run all requests, in the order given; `on_done` hears of each episode as it ends.
 
-    An error in one episode cancels the others and is raised: faults of tools are stop reasons, so
-    whatever arrives here is a defect.
+    Before that, `grade` may add to its trajectory what others say of it; meanwhile the remaining
+    episodes go on. The first error in an episode cancels the others and is raised: faults of tools
+    are stop reasons, so it is a defect, or a UserError for a person to mend.
     """
     if requests:
         engine.share_prefix(shared_prefix(requests, environment, examples))
@@ -44,6 +50,7 @@ async def run_episodes(
             seed=request.seed,
             examples=examples,
         )
+        await grade(trajectory)
         on_done(trajectory)
         return trajectory
 
