@@ -650,7 +650,7 @@ def test_the_verbs_encode_and_search(tmp_path: Path) -> None:
     corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run("build", corpus, "--out", folder)
     said = run("encode", folder, "--encoder", minilm())
-    assert re.search(r"index: 9 passages encoded by .*model \(\d", said)
+    assert re.search(r"index: 9 of 9 vectors made with .*model \(\d", said)
     assert re.search(r"index: 0 passages encoded", run("encode", folder))
     assert re.search(
         r"index: 0 passages encoded", run("build", corpus, "--out", folder, "--replace")

@@ -139,9 +139,11 @@ def _encode(folder: Path, encoder: "Encoder | None", console: Console) -> None:
             description = f"{done:,} of {total:,} vectors"
             progress.update(task, completed=done, total=total, description=description)
 
-        encoded = encode_passages(SearchIndex.open(folder), encoder, show)
+        index = SearchIndex.open(folder)
+        encoded = encode_passages(index, encoder, show)
     seconds = time.perf_counter() - started
-    say(console, f"{folder}: {encoded:,} passages encoded by {encoder.source} ({seconds:.1f} s)")
+    outcome = f"{encoded:,} of {len(index):,} vectors made with {encoder.source}"
+    say(console, f"{folder}: {outcome} ({seconds:.1f} s)")
 
 
 def show_info(folder: Path, console: Console, *, as_json: bool) -> None:
