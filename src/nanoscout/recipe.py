@@ -73,16 +73,30 @@ class QuestionsSpec(Spec):
     """musique, jsonl: the file with the training questions."""
     held_out_path: str = ""
     """musique, jsonl: the file with the evaluation questions; empty: split off `path`."""
+    corpus: tuple[str, ...] = ()
+    """musique: further files, such as the test split, whose paragraphs join the corpus."""
     documents: str = ""
     """jsonl: a folder of .md, .txt, .html and .pdf files, the corpus."""
     world: WorldSpec = WorldSpec()
     train: Positive = 4_000
     """At most this many training questions."""
+    quotas: dict[HopType, Positive] | None = None
+    """musique, jsonl: in place of `train`, at most so many training questions of each hop type,
+    evenly spaced by their ids (questions/quota.py)."""
     held_out: Positive = 210
     """At most this many evaluation questions, never trained on."""
     hops: dict[HopType, Weight] = {"1hop": 2.0, "2hop": 1.0}
     """Mix of the evaluation questions, and of a stage that names none: weight by hop type.
-    For sources that have only some hop types, the others' weights are ignored."""
+    For sources that have only some hop types, the others' weights are ignored. With `quotas`, a
+    stage that names none asks every question equally often."""
+
+    @model_validator(mode="after")
+    def _files_for_the_source(self) -> "QuestionsSpec":
+        if self.quotas is not None and self.source == "world":
+            raise ValueError("quotas are for the sources musique and jsonl; leave them out")
+        if self.corpus and self.source != "musique":
+            raise ValueError("corpus is for the source musique; leave it out")
+        return self
 
 
 class FaultSpec(Spec):

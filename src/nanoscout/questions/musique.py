@@ -77,14 +77,18 @@ class Corpus:
 def load_musique(spec: QuestionsSpec, seed: int) -> QuestionSet:
     """MuSiQue from `spec.path` and, where given, `spec.held_out_path`.
 
-    Records marked unanswerable are skipped. Raises UserError for an unreadable file, and naming
-    file and line for a broken record.
+    The paragraphs of `spec.corpus` join the corpus; nothing else is read of these files. Records
+    marked unanswerable are skipped. Raises UserError for an unreadable file, and naming file and
+    line for a broken record.
     """
     if not spec.path:
         raise UserError("questions.path: not set; name MuSiQue's file of training questions")
     corpus = Corpus()
     questions = read_questions(Path(spec.path), corpus)
     held_out = read_questions(Path(spec.held_out_path), corpus) if spec.held_out_path else None
+    for path in spec.corpus:
+        for title, text in _paragraphs(read_records(Path(path))):
+            corpus.add(title, text)
     train, held_out, examples = split_questions(questions, held_out, spec, seed)
     return QuestionSet(
         train + single_hops(train, held_out),
@@ -96,15 +100,15 @@ def load_musique(spec: QuestionsSpec, seed: int) -> QuestionSet:
 
 def musique_passages(records: Iterable[tuple[str, Json]]) -> Iterator[Passage]:
     """The corpus of a file's records, as `load_musique` numbers it, without keeping it."""
-    return distinct_passages(
-        (
-            (paragraph.title, paragraph.paragraph_text)
-            for place, fields in records
-            if fields.get("answerable") is not False
-            for paragraph in check_record(place, fields, ContextRecord).paragraphs
-        ),
-        PREFIX,
-    )
+    return distinct_passages(_paragraphs(records), PREFIX)
+
+
+def _paragraphs(records: Iterable[tuple[str, Json]]) -> Iterator[tuple[str, str]]:
+    """Title and text of every paragraph of the records that are not marked unanswerable."""
+    for place, fields in records:
+        if fields.get("answerable") is not False:
+            for paragraph in check_record(place, fields, ContextRecord).paragraphs:
+                yield paragraph.title, paragraph.paragraph_text
 
 
 def single_hops(questions: Sequence[Question], held_out: Sequence[Question]) -> list[Question]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from nanoscout.errors import UserError
+from nanoscout.questions.quota import take_quotas
 from nanoscout.questions.sampler import select
 from nanoscout.recipe import QuestionsSpec
 from nanoscout.records import Question
@@ -28,7 +29,9 @@ def split_questions(
     """Training, held-out and example questions, the first two no more than the recipe asks for.
 
     `held_out` loses what is also in `questions`, by id or text. None splits it off `questions`;
-    then a training question that shares an id, its text or a hop with it is left out.
+    then a training question that shares an id, its text or a hop with it is left out. With quotas
+    the sampler of questions/quota.py takes the training questions, and examples are drawn from
+    those that it leaves.
     """
     if held_out is None:
         held_out = _hold_out(questions, spec, seed)
@@ -46,6 +49,11 @@ def split_questions(
             f"{spec.path}: too few different questions to train on and to hold out; "
             "add some, or name others in questions.held_out_path"
         )
+    if spec.quotas:
+        taken = take_quotas(train, spec.quotas)
+        left = _without(train, taken, _id_and_text)
+        each = dict.fromkeys((question.hop_type for question in left), 1.0)
+        return taken, held_out, select(left, each, EXAMPLES, seed) if left else []
     each = dict.fromkeys((question.hop_type for question in train), 1.0)
     examples = select(train, each, min(EXAMPLES, len(train) // 2), seed)
     train = _without(train, examples, _id_and_text)

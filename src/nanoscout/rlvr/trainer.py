@@ -23,6 +23,7 @@ from nanoscout import memory
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.errors import UserError
 from nanoscout.judge.judge import Judge
+from nanoscout.questions.quota import default_mix
 from nanoscout.questions.sampler import QuestionStream
 from nanoscout.recipe import Recipe, StageSpec
 from nanoscout.records import Question, Trajectory
@@ -129,8 +130,8 @@ class Trainer:
                 self._save_checkpoint()
 
     def _collector(self, stage: StageSpec) -> Collector:
-        mix = stage.hops or self.recipe.questions.hops
-        stream = QuestionStream(self.questions, dict(mix), self.recipe.seed)
+        mix = stage.hops or default_mix(self.recipe.questions, self.questions)
+        stream = QuestionStream(self.questions, mix, self.recipe.seed)
         environment = self.environment_of(stage)
         return Collector(stage, stream, environment, self.engine, self.recipe.seed, self.judge)
 
