@@ -49,6 +49,8 @@ format: $(READY) ## reformat the code
 bench-search: $(READY) ## measure search next to its peers; minutes
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/search_recall.py
+	$(BIN)/python benchmarks/search_load.py
+	$(BIN)/python benchmarks/search_scale.py
 
 clean: ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) $(NODE) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
