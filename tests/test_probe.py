@@ -98,7 +98,7 @@ def test_conversation_is_an_episode_token_for_token(
     ids = asyncio.run(haystack._conversation(environment, question, pages))
     assert trajectory.token_ids[: trajectory.turns[3].start] == ids
     assert needle.page.id in trajectory.shown
-    assert all(turn.result and turn.result.ok for turn in trajectory.turns[:3])
+    assert [result.ok for result in trajectory.results[:3]] == [True] * 3
 
 
 def test_questions_are_the_same_for_everyone_and_cannot_be_guessed(hidden: list[Needle]) -> None:
@@ -178,9 +178,7 @@ def test_other_weights_or_positions_are_another_probe(
     prints = {probe._fingerprint(model, environment, hidden)}
     prints.add(probe._fingerprint(model, environment, hidden))
     assert len(prints) == 1
-    prints.add(
-        probe._fingerprint(model, replace(environment, system="Search.", _prompts={}), hidden)
-    )
+    prints.add(probe._fingerprint(model, replace(environment, system="Search."), hidden))
     model.get_parameter("model.layers.1.mlp.up_proj.weight").data[3, 4] += 1e-3
     prints.add(probe._fingerprint(model, environment, hidden))
     model.config.rope_parameters["rope_type"] = "yarn"

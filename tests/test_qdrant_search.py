@@ -99,11 +99,14 @@ class PrefetchBody(Strict):
     limit: int
 
 
+class PointsBody(Strict):
+    ids: list[str]
+    with_payload: bool
+
+
 class QueryBody(Strict):
     query: SparseVector | Fusion
     limit: int
-    offset: int
-    with_payload: bool
     using: str | None = None
     prefetch: list[PrefetchBody] | None = None
 
@@ -147,6 +150,10 @@ class Api(BaseHTTPRequestHandler):
             self.answer({"error": "Not found: Collection `things` doesn't exist!"}, status=404)
         elif self.path == "/collections/things/points/query":
             self.query(QueryBody.model_validate(self.body()))
+        elif self.path == "/collections/things/points":
+            ids = PointsBody.model_validate(self.body()).ids
+            payloads = asyncio.run(self.store.payloads(ids))
+            self.answer([{"id": key, "payload": payload} for key, payload in payloads.items()])
         else:
             assert self.path == "/collections/things/points/scroll"
             wanted = ScrollBody.model_validate(self.body()).filter.must[0]
@@ -166,8 +173,9 @@ class Api(BaseHTTPRequestHandler):
             assert isinstance(dense, list)
         assert isinstance(words, SparseVector)
         sparse = Sparse(words.indices, words.values)
-        found = asyncio.run(self.store.query(sparse, dense, body.limit, body.offset))
-        points = [{"id": "?", "version": 0, "score": s, "payload": p} for p, s in found]
+        assert body.limit == 200
+        found = asyncio.run(self.store.query(sparse, dense))
+        points = [{"id": key, "version": 0, "score": score} for key, score in found]
         self.answer({"points": points})
 
     def point(self, body: dict[str, Any]) -> Point:

@@ -651,9 +651,9 @@ def test_the_verbs_encode_and_search(tmp_path: Path) -> None:
     run("build", corpus, "--out", folder)
     said = run("encode", folder, "--encoder", minilm())
     assert re.search(r"index: 9 of 9 vectors made with .*model \(\d", said)
-    assert re.search(r"index: 0 passages encoded", run("encode", folder))
+    assert re.search(r"index: 0 of 9 vectors made", run("encode", folder))
     assert re.search(
-        r"index: 0 passages encoded", run("build", corpus, "--out", folder, "--replace")
+        r"index: 0 of 9 vectors made", run("build", corpus, "--out", folder, "--replace")
     )
     [hit] = json.loads(run("search", folder, "pets", "--ranking", "dense", "-k", "1", "--json"))
     assert hit["passage_id"] == "vet"

@@ -216,8 +216,8 @@ TURNS = st.builds(
     st.just(0),
     TEXTS,
     st.sampled_from(TurnKind),
-    st.none() | CALLS,
-    st.none() | RESULTS,
+    st.lists(CALLS, max_size=2),
+    st.lists(RESULTS, max_size=2),
 )
 
 

@@ -34,6 +34,8 @@ FUSION_K = RRF_K + 1
 """Qdrant counts ranks from 0."""
 CANDIDATES = 100
 """Points that each of the two vectors gives to the fusion."""
+DEPTH = 2 * CANDIDATES
+"""Points beyond this rank are not looked for."""
 TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
 
 
@@ -53,10 +55,12 @@ class Point(NamedTuple):
 class Store(Protocol):
     """What holds the points: a server or a folder."""
 
-    async def query(
-        self, words: Sparse, dense: list[float] | None, limit: int, offset: int
-    ) -> list[tuple[dict[str, Any], float]]:
-        """Payloads and scores, best first. Raises SearchUnavailable and UserError."""
+    async def query(self, words: Sparse, dense: list[float] | None) -> list[tuple[str, float]]:
+        """Ids and scores of the DEPTH best points. Raises SearchUnavailable and UserError."""
+        ...
+
+    async def payloads(self, ids: list[str]) -> dict[str, dict[str, Any]]:
+        """By id."""
         ...
 
     async def at_url(self, url: str) -> dict[str, Any] | None: ...
@@ -92,8 +96,12 @@ class QdrantSearch:
             await self._store.at_url("")
             return []
         dense = self._encoder.query(query).tolist() if self._encoder else None
-        found = await self._store.query(words, dense, k, k * (page - 1))
-        passages = ((Passage(**payload), score) for payload, score in found)
+        found = await self._store.query(words, dense)
+        # Qdrant gives points of one score in no order; a page must not show what another has shown.
+        found.sort(key=lambda point: (-point[1], point[0]))
+        shown = found[k * (page - 1) : k * page]
+        payloads = await self._store.payloads([key for key, _ in shown])
+        passages = ((Passage(**payloads[key]), score) for key, score in shown if key in payloads)
         return hits_of(passages, query, self._preview, self._preview_chars)
 
     async def visit(self, url: str, max_chars: int, offset: int = 0) -> Page | None:
@@ -136,9 +144,7 @@ class QdrantServer:
         }
         self._client = LoopBound(lambda: httpx2.AsyncClient(**self._options))
 
-    async def query(
-        self, words: Sparse, dense: list[float] | None, limit: int, offset: int
-    ) -> list[tuple[dict[str, Any], float]]:
+    async def query(self, words: Sparse, dense: list[float] | None) -> list[tuple[str, float]]:
         lexical = {"query": words._asdict(), "using": WORDS}
         asked: dict[str, Any] = lexical
         if dense is not None:
@@ -149,9 +155,12 @@ class QdrantServer:
                 ],
                 "query": {"rrf": {"k": FUSION_K}},
             }
-        body = {**asked, "limit": limit, "offset": offset, "with_payload": True}
-        answer = await self._post("/points/query", body)
-        return [(point["payload"], point["score"]) for point in answer["points"]]
+        answer = await self._post("/points/query", {**asked, "limit": DEPTH})
+        return [(str(point["id"]), point["score"]) for point in answer["points"]]
+
+    async def payloads(self, ids: list[str]) -> dict[str, dict[str, Any]]:
+        points = await self._post("/points", {"ids": ids, "with_payload": True})
+        return {str(point["id"]): point["payload"] for point in points}
 
     async def at_url(self, url: str) -> dict[str, Any] | None:
         body = {
@@ -239,9 +248,7 @@ class QdrantFolder:
         self._folder = folder
         self._shard: Any = None
 
-    async def query(
-        self, words: Sparse, dense: list[float] | None, limit: int, offset: int
-    ) -> list[tuple[dict[str, Any], float]]:
+    async def query(self, words: Sparse, dense: list[float] | None) -> list[tuple[str, float]]:
         edge = self._edge
         query = edge.Query.Nearest(edge.SparseVector(*words), using=WORDS)
         prefetches = None
@@ -249,10 +256,12 @@ class QdrantFolder:
             by_vector = edge.Query.Nearest(dense, using=DENSE)
             prefetches = [edge.Prefetch(CANDIDATES, query=each) for each in (query, by_vector)]
             query = edge.Fusion.Rrf(k=FUSION_K)
-        request = edge.QueryRequest(
-            limit=limit, offset=offset, query=query, prefetches=prefetches, with_payload=True
-        )
-        return [(point.payload, point.score) for point in self._opened().query(request)]
+        request = edge.QueryRequest(limit=DEPTH, query=query, prefetches=prefetches)
+        return [(str(point.id), point.score) for point in self._opened().query(request)]
+
+    async def payloads(self, ids: list[str]) -> dict[str, dict[str, Any]]:
+        records = self._opened().retrieve(ids, with_payload=True, with_vector=False)
+        return {str(record.id): record.payload for record in records}
 
     async def at_url(self, url: str) -> dict[str, Any] | None:
         edge = self._edge
