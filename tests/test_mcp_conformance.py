@@ -82,9 +82,10 @@ def test_the_conformance_suite(node: str, server: Server, tmp_path: Path, scenar
 
 def inspect(node: str, target: list[str], home: Path, *method: str) -> Any:
     """What the Inspector's command line says of a method of the server."""
-    path = os.environ.get("PYTHONPATH", "")  # of the rest it gives a server little
+    path = os.environ.get("PYTHONPATH")  # of the environment it gives a server little
+    given = ["-e", f"PYTHONPATH={path}"] if path else []
     done = subprocess.run(
-        [node, INSPECTOR, "--cli", "-e", f"PYTHONPATH={path}", *target, "--method", *method],
+        [node, INSPECTOR, "--cli", *given, *target, "--method", *method],
         env=os.environ | {"HOME": str(home)},
         capture_output=True,
         text=True,
