@@ -26,6 +26,7 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A new folder to fill, which becomes `path` (absent or empty before) when the block ends."""
+    path = path.resolve()
     partial = path.with_name(f".{path.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
