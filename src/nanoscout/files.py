@@ -34,6 +34,7 @@ def cache_folder() -> Path:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A new folder to fill, which becomes `path` (absent or empty before) when the block ends."""
+    path = path.resolve()
     partial = path.with_name(f".{path.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)

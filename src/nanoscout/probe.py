@@ -91,7 +91,7 @@ def probe_model(
             write_json(out / "probe.json", probe)
             progress.console.print(_line(cell), highlight=False)
             progress.advance(task, length)
-    title = f"{model or run_or_model}: facts found behind tool results"
+    title = f"Facts found behind tool results\n{model or run_or_model}"
     draw_heat_map(probe["cells"], out / "probe.png", title)
     console.print(f"Picture: {out / 'probe.png'}   Figures: {out / 'probe.json'}")
     return probe

@@ -39,7 +39,7 @@ def draw_heat_map(cells: Sequence[dict[str, Any]], path: Path, title: str) -> No
     axis.set_yticks(range(len(depths)), [f"{depth:g}%" for depth in depths])
     axis.set_xlabel("tokens of the conversation")
     axis.set_ylabel("where the fact stands\n(0%: in the first result)")
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=10, wrap=True)
     figure.colorbar(image, ax=axis, label="found (share)")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
