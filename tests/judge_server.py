@@ -72,8 +72,11 @@ def judging(reply: Reply) -> Iterator[JudgeServer]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # five, the default, turns away clients that come all at once
+        daemon_threads = True
+
+    http = Server(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
     thread = threading.Thread(target=http.serve_forever, args=(0.01,))
     thread.start()

@@ -39,6 +39,11 @@ def test_shipped_recipes_load_and_survive_a_round_trip(path: Path, tmp_path: Pat
         (MINIMAL + "rewards = { correctness = nan }\n", "stage.0.rewards.correctness"),
         (MINIMAL + "[optimiser]\nlr = inf\n", "optimiser.lr"),
         (MINIMAL + "[model]\nsource = 3\n", "model.source"),
+        (
+            MINIMAL + "rewards = { judge = 1.0 }\n",
+            "stage 'a' has the reward judge, but there is no",
+        ),
+        (MINIMAL + '[judge]\nurl = "http://x"\n', "judge.model"),
         ('name = "x"\nstage = []\n', "stage"),
         ('name = "x"\nstage = 3\n', "stage"),
         ("", "name: Field required"),
