@@ -39,6 +39,8 @@ ARMS = {
     "mechanics": "stage 1 alone: all four rewards, 13 steps",
     "as-published": "Dr.GRPO, KL .01, 4 updates a batch, substring reward, lr 3e-6",
     "as-published-lr": "the same with the quickstart's lr 6e-5 and gradient norm 1",
+    "lora": "the quickstart with LoRA: rank 16, lr 6e-4",
+    "thinking": "the quickstart, thinking before each turn; 40 more tokens a turn",
 }
 
 
@@ -50,6 +52,13 @@ def recipe_of(arm: str, seed: int) -> Recipe:
         recipe["stage"] = [answers | {"steps": STEPS}]
     elif arm == "mechanics":
         recipe["stage"] = [mechanics | {"steps": STEPS}]
+    elif arm == "lora":
+        recipe["lora"] = {"rank": 16, "alpha": 32}
+        recipe["optimiser"]["lr"] *= 10
+    elif arm == "thinking":
+        recipe["dialogue"] |= {"thinking": True, "non_thinking": []}
+        for part in (*recipe["stage"], recipe["evaluation"]):
+            part["turn_tokens"] += 40
     elif arm.startswith("as-published"):
         published = load_recipe(ROOT / "recipes/as-published.toml")
         theirs = published.stage[0]
@@ -70,7 +79,7 @@ def recipe_of(arm: str, seed: int) -> Recipe:
 def run(arm: str, seed: int) -> None:
     recipe, folder = recipe_of(arm, seed), FOLDER / f"{arm}-{seed}"
     asked = next(iter(sorted(FOLDER.glob(f"*-{seed}/evaluation/before.json"))), None)
-    if asked and not folder.exists():
+    if asked and not folder.exists() and not recipe.dialogue.thinking:
         prepare_folder(recipe, folder, load_questions(recipe.questions, seed))
         (folder / "evaluation").mkdir()
         for name in ("before.jsonl", "before.json"):

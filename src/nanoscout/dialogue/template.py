@@ -175,7 +175,14 @@ class Dialogue:
         )
 
     def _defused(self, messages: Sequence[Message]) -> list[Message]:
-        return [{**message, "content": self._defuse(message["content"])} for message in messages]
+        """Messages whose text is data; a thought becomes the think block that it is."""
+        made = []
+        for message in messages:
+            thought, content = message.get("thought"), self._defuse(message["content"])
+            if thought is not None:
+                content = think.before_turn(self._defuse(thought)) + content
+            made.append({"role": message["role"], "content": content})
+        return made
 
     def _defused_spec(self, spec: ToolSpec) -> ToolSpec:
         """Tools may come from servers of others: not even the format's own tags stay whole."""
