@@ -40,6 +40,9 @@ class ScriptedConversation:
     def rewind(self, length: int) -> None:
         del self.token_ids[length:]
 
+    def reseed(self, seed: int) -> None:
+        self.seed = seed
+
     def close(self) -> None:
         self.closed = True
 

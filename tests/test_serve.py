@@ -325,7 +325,7 @@ def test_stop_strings_end_a_turn_across_tokens() -> None:
             400,
             "'image_url' is not supported",
         ),
-        ({"tool_choice": "required"}, 400, "no call can be forced"),
+        ({"tool_choice": "required"}, 400, "not in tools"),
         ({"tools": [TOOL, TOOL]}, 400, "same name"),
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty is not supported"),
         ({"response_format": {"type": "json_object"}}, 400, "only text"),

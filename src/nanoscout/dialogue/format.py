@@ -114,6 +114,11 @@ class Format:
         body = json.dumps({"name": call.name, self.args_key: call.args}, ensure_ascii=False)
         return self._frame_call(self._unsafe.sub(r"\\u003c", body))
 
+    def begin_call(self, name: str = "") -> str:
+        """How a turn begins that can only become a call, or a call of the tool `name`."""
+        opening, _, _ = self._frame_call("|").partition("|")
+        return opening + (f'{{"name": {json.dumps(name)}, "{self.args_key}":' if name else "")
+
     def render_answer(self, text: str) -> str:
         return f"<answer>{self.defuse(text)}</answer>"
 

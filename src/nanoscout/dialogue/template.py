@@ -107,6 +107,10 @@ class Dialogue:
         specs = [self._defused_spec(spec) for spec in tools]
         return self._encode(self._template.render(self._defused(messages), specs))
 
+    def begin_call(self, name: str = "") -> list[int]:
+        """Ids of the beginning of a turn that can only become a call, or one of the tool `name`."""
+        return self._encode(self._defuse(self.format.begin_call(name)))
+
     def after_turn(self, turn_ids: Sequence[int], reply: Sequence[Message]) -> list[int]:
         """The given ids between a sampled turn and the next one, which answers `reply`.
 

@@ -28,6 +28,11 @@ class CacheShape:
     dtype: torch.dtype
     device: torch.device
 
+    @property
+    def token_bytes(self) -> int:
+        """Of a token's keys and values in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+
     @classmethod
     def of(cls, model: PreTrainedModel) -> "CacheShape":
         config = model.config

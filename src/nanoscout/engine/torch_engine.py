@@ -116,6 +116,10 @@ class TorchConversation:
         del self.token_ids[length:]
         self._engine.rewind(self)
 
+    def reseed(self, seed: int) -> None:
+        """Sample from here on as a new conversation with this seed does."""
+        self.seed, self.sampled = seed, 0
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True

@@ -7,11 +7,14 @@ Any other conversation is rendered by the model's chat template.
 """
 
 import asyncio
+import hashlib
 import json
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+
+from jinja2 import TemplateError
 
 from nanoscout.dialogue.examples import Message, result_messages
 from nanoscout.dialogue.template import Dialogue
@@ -22,8 +25,8 @@ from nanoscout.seeds import derive_seed
 from nanoscout.serving.chat_request import BadRequest, Chat, Said
 from nanoscout.serving.turn_text import TurnText, split_thought
 
-KEPT_TURNS = 4_096
-"""Turns whose tokens are remembered."""
+KEPT_TOKENS = 1_000_000
+"""Ids of conversations that are remembered, some 40 MB."""
 
 OnText = Callable[[str, str], None]
 """Hears of new text of a turn: (thought, content)."""
@@ -59,7 +62,8 @@ class _Past:
 @dataclass(slots=True)
 class ChatModel:
     """Answers up to `concurrency` chats at once; further ones wait. The engine has room for
-    `concurrency + idle` conversations: so many that have ended keep their cache.
+    `concurrency + idle` conversations: so many that have ended keep their cache, as long as they
+    have no more than `idle_tokens` tokens together.
 
     `system` is for chats that bring none; `examples` come before each chat's first question and
     `repeat_question` repeats the last one after results, as the run trained it.
@@ -72,10 +76,12 @@ class ChatModel:
     thinking: bool
     concurrency: int
     idle: int
+    idle_tokens: int = 65_536
     system: str = ""
     examples: Sequence[Sequence[Message]] = ()
     repeat_question: bool = False
-    _past: OrderedDict[str, _Past] = field(default_factory=OrderedDict)
+    _past: OrderedDict[bytes, _Past] = field(default_factory=OrderedDict)
+    _tokens: int = 0
     _places: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,7 +103,9 @@ class ChatModel:
         """The next turn of a chat. Raises BadRequest where the context has no room for it."""
         dialogue = self.dialogue(chat)
         async with self._places:
-            past, ids = self._begin(chat, dialogue)
+            past, kept, ids = self._begin(chat, dialogue)
+            begun = self._begun(chat, dialogue)
+            ids = ids + begun
             room = self.engine.context_limit - len(ids)
             if room < 1:
                 raise BadRequest(
@@ -107,22 +115,27 @@ class ChatModel:
                     "context_length_exceeded",
                 )
             conversation = past.conversation if past else None
-            if past:
+            seed = secrets.randbits(62) if chat.seed is None else chat.seed
+            if past and conversation:
                 past.conversation = None
-            cached = len(conversation.token_ids) if conversation else 0
-            if conversation is None:
-                seed = secrets.randbits(62) if chat.seed is None else chat.seed
+                conversation.rewind(kept)
+                conversation.reseed(derive_seed(seed, choice))
+            else:
                 conversation = self.engine.conversation(derive_seed(seed, choice))
+            cached = len(conversation.token_ids)
             text = TurnText(
                 dialogue.tokenizer,
                 chat.stops,
                 f"<{dialogue.format.call_tag}>" if chat.tools else "",
                 dialogue.opens_thinking,
+                dialogue.decode_turn(begun),
             )
+            ended = False
 
             def on_token(token_id: int) -> bool:
                 if token_id in dialogue.stop_ids:
                     return False
+                nonlocal ended
                 ended = text.add(token_id)
                 if on_text:
                     thought, content = text.fresh()
@@ -144,26 +157,63 @@ class ChatModel:
                 prompt_tokens=len(ids),
                 cached_tokens=cached,
             )
-            self._remember(chat, turn, conversation, cut=bool(chat.stops))
+            turn_ids = (*begun, *turn.token_ids)
+            self._remember(chat, turn, turn_ids, conversation, cut=ended)
             return turn
 
-    def _begin(self, chat: Chat, dialogue: Dialogue) -> tuple[_Past | None, list[int]]:
-        """The conversation that the chat goes on with, if it is known, and the prompt's ids."""
+    def _begun(self, chat: Chat, dialogue: Dialogue) -> list[int]:
+        """The ids that the turn must begin with where a call is demanded."""
+        if chat.forced is None:
+            return []
+        if dialogue.opens_thinking:
+            text = "this model always thinks first, so that no call can be forced"
+            raise BadRequest(text, "tool_choice")
+        return dialogue.begin_call(chat.forced)
+
+    def _begin(self, chat: Chat, dialogue: Dialogue) -> tuple[_Past | None, int, list[int]]:
+        """The conversation that the chat goes on with, if it is known, how many of its tokens
+        stay, and the prompt's ids."""
+        try:
+            return self._render(chat, dialogue)
+        except TemplateError as error:
+            text = f"the model's chat template does not take these messages: {error}"
+            raise BadRequest(text, "messages") from None
+
+    def _render(self, chat: Chat, dialogue: Dialogue) -> tuple[_Past | None, int, list[int]]:
         last = max((i for i, said in enumerate(chat.said) if said.role == "assistant"), default=-1)
         reply = chat.said[last + 1 :]
         past = self._past.get(self._key(chat, chat.said[: last + 1])) if last >= 0 else None
-        thoughts_stay = not dialogue.thinking or all(said.role == "tool" for said in reply)
+        thoughts_stay = (
+            not dialogue.thinking
+            or dialogue.strips_thinking
+            or all(said.role == "tool" for said in reply)
+        )
         if past and thoughts_stay and not any(said.role == "system" for said in reply):
             messages = self._messages(reply, dialogue, self._question(chat))
-            return past, past.token_ids + dialogue.after_turn(past.turn_ids, messages)
+            dropped, shown = dialogue.cut_thoughts(past.turn_ids, messages) or (0, [])
+            stays = len(past.token_ids) - dropped
+            after = dialogue.after_turn(past.turn_ids, messages)
+            return past, stays, [*past.token_ids[:stays], *shown, *after]
         first, *rest = chat.said
         system, rest = (first.text, rest) if first.role == "system" else (self.system, [*chat.said])
+        system = self._with_tools(system, chat, dialogue)
         messages = [
             *([{"role": "system", "content": system}] if system else []),
             *(message for example in self.examples for message in example),
             *self._messages(rest, dialogue, self._question(chat)),
         ]
-        return None, dialogue.prompt(messages, chat.tools)
+        return None, 0, dialogue.prompt(messages, chat.tools)
+
+    def _with_tools(self, system: str, chat: Chat, dialogue: Dialogue) -> str:
+        """Tell of the tools where the format leaves that to the system prompt, which is taken to
+        do so already if it is the run's own or names them all."""
+        fmt = dialogue.format
+        if not chat.tools or fmt.tools_section(chat.tools):
+            return system
+        if system and (system == self.system or all(tool.name in system for tool in chat.tools)):
+            return system
+        told = fmt.system_prompt(chat.tools)
+        return f"{system}\n\n{told}" if system else told
 
     def _question(self, chat: Chat) -> str | None:
         asked = [said.text for said in chat.said if said.role == "user"]
@@ -189,32 +239,44 @@ class ChatModel:
         return messages
 
     def _remember(
-        self, chat: Chat, turn: ChatTurn, conversation: TorchConversation, *, cut: bool
+        self,
+        chat: Chat,
+        turn: ChatTurn,
+        turn_ids: tuple[int, ...],
+        conversation: TorchConversation,
+        *,
+        cut: bool,
     ) -> None:
-        """Keep the conversation with its cache, and let the one that waits longest go."""
+        """Keep the conversation with its cache, and let those that wait longest go."""
         if cut or not self.idle:
             conversation.close()
             return
-        token_ids = list(conversation.token_ids)
         said = (*chat.said, Said("assistant", turn.content, turn.calls))
         key = self._key(chat, said)
-        replaced = self._past.pop(key, None)
-        if replaced and replaced.conversation:
-            replaced.conversation.close()
-        self._past[key] = _Past(token_ids, turn.token_ids, conversation)
+        self._forget(key)
+        self._past[key] = _Past(list(conversation.token_ids), turn_ids, conversation)
+        self._tokens += len(conversation.token_ids)
         kept = [past for past in self._past.values() if past.conversation]
-        for past in kept[: max(0, len(kept) - self.idle)]:
-            assert past.conversation is not None
-            past.conversation.close()
-            past.conversation = None
-        while len(self._past) > KEPT_TURNS:
-            _, oldest = self._past.popitem(last=False)
-            if oldest.conversation:
-                oldest.conversation.close()
+        held = sum(len(past.token_ids) for past in kept)
+        for count, past in zip(range(len(kept), 0, -1), kept, strict=True):
+            if count > self.idle or held > self.idle_tokens:
+                assert past.conversation is not None
+                past.conversation.close()
+                past.conversation = None
+                held -= len(past.token_ids)
+        while self._tokens > KEPT_TOKENS:
+            self._forget(next(iter(self._past)))
 
-    def _key(self, chat: Chat, said: Sequence[Said]) -> str:
+    def _forget(self, key: bytes) -> None:
+        past = self._past.pop(key, None)
+        if past:
+            self._tokens -= len(past.token_ids)
+            if past.conversation:
+                past.conversation.close()
+
+    def _key(self, chat: Chat, said: Sequence[Said]) -> bytes:
         """What a client sends back of a conversation, without what it may write otherwise."""
-        return json.dumps(
+        told = json.dumps(
             [
                 self.thinking if chat.thinking is None else chat.thinking,
                 [(tool.name, tool.description, tool.parameters) for tool in chat.tools],
@@ -225,6 +287,7 @@ class ChatModel:
             ],
             sort_keys=True,
         )
+        return hashlib.sha256(told.encode()).digest()
 
 
 def _turn(

@@ -15,6 +15,8 @@ from nanoscout.engine.protocol import Sampling
 from nanoscout.records import ToolCall, ToolSpec
 
 MAX_CHOICES = 16
+GREEDY_BELOW = 1e-3
+"""Lower temperatures are taken as 0: dividing by them would overflow."""
 MAX_STOPS = 16
 
 REFUSED = {
@@ -67,6 +69,8 @@ class Chat:
     choices: int
     thinking: bool | None
     """None: as the model is served."""
+    forced: str | None = None
+    """The tool that must be called, empty for any; None where the model is free."""
 
 
 class _Lenient(BaseModel):
@@ -104,15 +108,38 @@ class _Message(_Lenient):
         return Said(role, _text(self.content), calls)
 
 
+class _Schema(_Lenient):
+    """What every format can show of a JSON schema."""
+
+    properties: dict[str, dict[str, Any]] = {}
+    required: list[str] = []
+
+
 class _Function(_Lenient):
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
+    @field_validator("parameters")
+    @classmethod
+    def _is_a_schema(cls, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+        if parameters is not None:
+            _Schema.model_validate(parameters)
+        return parameters
+
 
 class _Tool(_Lenient):
     type: Literal["function"]
     function: _Function
+
+
+class _ToolName(_Lenient):
+    name: str
+
+
+class _NamedTool(_Lenient):
+    type: Literal["function"]
+    function: _ToolName
 
 
 class StreamOptions(_Lenient):
@@ -125,7 +152,7 @@ class ChatRequest(BaseModel):
     model: str
     messages: Annotated[list[_Message], Field(min_length=1)]
     tools: list[_Tool] | None = None
-    tool_choice: Any = None
+    tool_choice: Literal["none", "auto", "required"] | _NamedTool | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
@@ -159,11 +186,13 @@ class ChatRequest(BaseModel):
         if not any(message.role == "user" for message in said):
             raise BadRequest("there is no message of the user", "messages")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        temperature = 1.0 if self.temperature is None else self.temperature
+        tools = self._tools()
         return Chat(
             said=said,
-            tools=self._tools(),
+            tools=tools,
             sampling=Sampling(
-                temperature=1.0 if self.temperature is None else self.temperature,
+                temperature=0.0 if temperature < GREEDY_BELOW else temperature,
                 top_p=self.top_p or 1.0,
                 top_k=max(0, self.top_k or 0),
                 min_p=self.min_p or 0.0,
@@ -173,13 +202,10 @@ class ChatRequest(BaseModel):
             seed=self.seed,
             choices=self.n or 1,
             thinking=self._thinking(),
+            forced=self._forced(tools),
         )
 
     def _tools(self) -> tuple[ToolSpec, ...]:
-        if self.tool_choice not in (None, "auto", "none"):
-            raise BadRequest(
-                "tool_choice must be auto or none: no call can be forced", "tool_choice"
-            )
         if self.tool_choice == "none":
             return ()
         functions = [tool.function for tool in self.tools or ()]
@@ -190,6 +216,14 @@ class ChatRequest(BaseModel):
             ToolSpec(function.name, function.description or "", function.parameters or empty)
             for function in functions
         )
+
+    def _forced(self, tools: Sequence[ToolSpec]) -> str | None:
+        if self.tool_choice in (None, "auto", "none"):
+            return None
+        name = self.tool_choice.function.name if isinstance(self.tool_choice, _NamedTool) else ""
+        if not tools or (name and name not in {tool.name for tool in tools}):
+            raise BadRequest("tool_choice wants a tool that is not in tools", "tool_choice")
+        return name
 
     def _thinking(self) -> bool | None:
         asked = (self.chat_template_kwargs or {}).get("enable_thinking")
@@ -222,6 +256,7 @@ def _text(content: str | Sequence[_Part] | None) -> str:
 def _call(function: _CalledFunction) -> ToolCall:
     try:
         args = json.loads(function.arguments or "{}")
+        json.dumps(args, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         args = None
     if not isinstance(args, dict):

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nanoscout.dialogue.format import open_format
 from nanoscout.dialogue.template import Dialogue
+from nanoscout.engine.kv_cache import CacheShape
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.errors import UserError
 from nanoscout.models import generation_stop_ids, load_model
@@ -16,6 +17,8 @@ from nanoscout.setting import is_run, read_prompt, trained_model
 
 CONTEXT = 32_768
 """Tokens of a conversation where nothing else is said, and the model has so many positions."""
+IDLE_BYTES = 2**30
+"""Memory of the caches that are kept for conversations that may go on."""
 
 
 def open_chat_model(
@@ -55,6 +58,7 @@ def open_chat_model(
         thinking=dialogue.thinking,
         concurrency=concurrency,
         idle=idle,
+        idle_tokens=IDLE_BYTES // CacheShape.of(model).token_bytes,
         **more,
     )
 

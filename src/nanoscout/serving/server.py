@@ -9,9 +9,9 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
@@ -29,6 +29,7 @@ MAX_BODY_BYTES = 8 * 2**20
 QUEUE = 256
 """Requests in work or waiting; one more is answered with 429."""
 
+T = TypeVar("T")
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -92,10 +93,10 @@ class Server:
             if asked.stream:
                 # The first event decides whether the answer is a stream or an error.
                 events = completion.events()
-                first = await anext(events)
+                first = await _unless_gone(request, anext(events))
                 streams = True
                 return _Stream(first, events, self._done)
-            return await _unless_gone(request, completion)
+            return await _unless_gone(request, completion.whole())
         except ClientDisconnect:
             return _error(499, "the request broke off", "request_cancelled")
         finally:
@@ -260,9 +261,9 @@ def _usage(turns: list[ChatTurn]) -> dict[str, Any]:
     }
 
 
-async def _unless_gone(request: Request, completion: _Completion) -> Response:
-    """The completion, or nothing at all once the client has hung up."""
-    working = asyncio.create_task(completion.whole())
+async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """What the work comes to; ClientDisconnect, and its end, once the client has hung up."""
+    working = asyncio.ensure_future(work)
     watching = asyncio.create_task(_hung_up(request))
     try:
         await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
@@ -300,7 +301,8 @@ def _error(
 ) -> Response:
     kind = "invalid_request_error" if status < 500 else "server_error"
     error = {"message": text, "type": kind, "param": parameter, "code": code}
-    return JSONResponse({"error": error}, status)
+    headers = {"Retry-After": "1"} if status == 429 else None
+    return JSONResponse({"error": error}, status, headers=headers)
 
 
 def _unauthorised() -> Response:

@@ -14,7 +14,7 @@ from nanoscout.dialogue.thinking import CLOSE, OPEN
 
 class TurnText:
     """`call_tag`: what a call begins with, empty where there are no tools; `thinks`: the template
-    has opened a think block already."""
+    has opened a think block already; `begun`: text that the turn begins with by request."""
 
     def __init__(
         self,
@@ -22,14 +22,16 @@ class TurnText:
         stops: Sequence[str] = (),
         call_tag: str = "",
         thinks: bool = False,
+        begun: str = "",
     ):
-        self.text = ""
+        self.text = begun
         """All of the turn so far, without the stop string that ended it."""
         self._tokenizer = tokenizer.backend_tokenizer
         self._stream = DecodeStream(skip_special_tokens=False)
         self._stops = tuple(stops)
         self._call_tag = call_tag
         self._thinks = thinks
+        self._begun = len(begun)
         self._shown = 0
 
     def add(self, token_id: int) -> bool:
@@ -39,7 +41,7 @@ class TurnText:
             return False
         self.text += piece
         longest = max(map(len, self._stops), default=0)
-        begin = max(0, len(self.text) - len(piece) - longest)
+        begin = max(self._begun, len(self.text) - len(piece) - longest)
         ends = [end for stop in self._stops if (end := self.text.find(stop, begin)) >= 0]
         if ends:
             self.text = self.text[: min(ends)]
