@@ -326,7 +326,7 @@ async def _fault(request: Request, error: Exception) -> Response:
 
 def serve(model: ChatModel, host: str, port: int, token: str) -> None:
     """Answer until SIGINT or SIGTERM; a line on standard output tells when and where."""
-    listening, url = listen(host, port, token, "could use the model")
+    listening, url = listen(host, port, token, "use the model")
     config = uvicorn.Config(
         Server(model, token).app(),
         lifespan="off",
@@ -337,7 +337,12 @@ def serve(model: ChatModel, host: str, port: int, token: str) -> None:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,
     )
-    ready = f"nanoscout serves {model.name} on {url}/v1 (context {model.engine.context_limit})"
+    key = "the token" if token else "any"
+    ready = (
+        f"nanoscout serves {model.name} on {url}/v1 (context {model.engine.context_limit})\n"
+        f"for any client of OpenAI's interface: base_url {url}/v1, api_key {key}, "
+        f"model {model.name}"
+    )
     with listening, suppress(KeyboardInterrupt):
         _Announced(config, ready).run([listening])
 
