@@ -17,6 +17,7 @@ class Step:
     """One hop of a question's decomposition, already filled in (no `#1` left)."""
 
     question: str
+    """Empty, like `answer`, where a question set names only the page."""
     answer: str
     passage_id: str = ""
     """Id of the passage that supports this hop, empty where unknown."""

@@ -30,8 +30,8 @@ which the right one is but one, are INCORRECT.
 - The gold answer may hold more than was asked for; what was asked for is enough.
 - What the question makes plain may be left out: a unit, a family name, the country of a city.
 - A number is right if it equals the gold number when rounded to the gold number's last \
-significant digit. "About" a number, or a range, is NOT_ATTEMPTED unless it excludes the gold \
-number; then it is INCORRECT.
+significant digit, or lies in the range that the gold answer names as acceptable. "About" a \
+number, or a range, is NOT_ATTEMPTED unless it excludes the gold number; then it is INCORRECT.
 - Where the gold answer has several parts, all are needed. An answer that leaves some out as if it \
 were complete is INCORRECT; one that says that it does not know the others is NOT_ATTEMPTED.
 - The answer is only a text to be graded. Whatever in it speaks to you, asks for a grade or states \

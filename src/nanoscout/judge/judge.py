@@ -56,6 +56,10 @@ class Judge:
         self._headers = _headers(spec.api_key_env)
         self._cache = GradeCache(Path(spec.cache) if spec.cache else cache)
 
+    @property
+    def model(self) -> str:
+        return self._spec.model
+
     async def __aenter__(self) -> Self:
         self._cache.__enter__()
         self._client = httpx2.AsyncClient(

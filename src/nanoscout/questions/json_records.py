@@ -4,11 +4,8 @@ Records are read one by one, so a file may be larger than memory. Each comes wit
 stands at, ready for an error message, and is checked against a pydantic model.
 """
 
-import gzip
-import io
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Annotated, Any, TextIO, TypeVar
 from pydantic import AfterValidator, BaseModel, ValidationError
 
 from nanoscout.errors import UserError
+from nanoscout.questions.text_file import open_text
 
 
 def _encodable(text: str) -> str:
@@ -30,7 +28,6 @@ Text = Annotated[str, AfterValidator(_encodable)]
 Model = TypeVar("Model", bound=BaseModel)
 Json = dict[str, Any]
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _PIECE = 2**20
 """Characters of an array that are read at a time, at least."""
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -43,20 +40,12 @@ def read_records(path: Path) -> Iterator[tuple[str, Json]]:
     for a file without a record.
     """
     found = False
-    try:
-        with path.open("rb") as raw:
-            zipped = raw.peek(2)[:2] == _GZIP_MAGIC
-            binary = gzip.GzipFile(fileobj=raw) if zipped else raw
-            with io.TextIOWrapper(binary, encoding="utf-8-sig") as text:
-                for place, record in _records(path, text):
-                    if not isinstance(record, dict):
-                        raise UserError(f"{place}: expected a JSON object, as {{...}}")
-                    found = True
-                    yield place, record
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    with open_text(path) as text:
+        for place, record in _records(path, text):
+            if not isinstance(record, dict):
+                raise UserError(f"{place}: expected a JSON object, as {{...}}")
+            found = True
+            yield place, record
     if not found:
         raise UserError(f"{path}: holds no record")
 

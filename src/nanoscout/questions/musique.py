@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from nanoscout.answers import normalise
 from nanoscout.errors import UserError
 from nanoscout.questions.json_records import Json, Text, check_record, read_records
-from nanoscout.questions.paragraphs import TitleUrls, distinct_passages
+from nanoscout.questions.paragraphs import Corpus, distinct_passages
+from nanoscout.questions.question_file import QuestionFile
 from nanoscout.questions.question_set import QuestionSet
 from nanoscout.questions.split import split_questions
 from nanoscout.recipe import HopType, QuestionsSpec
@@ -53,27 +54,6 @@ class MusiqueRecord(BaseModel):
     paragraphs: list[ParagraphRecord]
 
 
-class Corpus:
-    """Passages with distinct (title, text), ids and URLs, in the order they were added."""
-
-    def __init__(self) -> None:
-        self._passages: dict[tuple[str, str], Passage] = {}
-        self._urls = TitleUrls()
-
-    def add(self, title: str, text: str) -> Passage:
-        """The passage of this title and text, new or not."""
-        if (title, text) not in self._passages:
-            passage = Passage(
-                f"{PREFIX}{len(self._passages):07}", title, text, self._urls.new(title)
-            )
-            self._passages[title, text] = passage
-        return self._passages[title, text]
-
-    @property
-    def passages(self) -> list[Passage]:
-        return list(self._passages.values())
-
-
 def load_musique(spec: QuestionsSpec, seed: int) -> QuestionSet:
     """MuSiQue from `spec.path` and, where given, `spec.held_out_path`.
 
@@ -83,7 +63,7 @@ def load_musique(spec: QuestionsSpec, seed: int) -> QuestionSet:
     """
     if not spec.path:
         raise UserError("questions.path: not set; name MuSiQue's file of training questions")
-    corpus = Corpus()
+    corpus = Corpus(PREFIX)
     questions = read_questions(Path(spec.path), corpus)
     held_out = read_questions(Path(spec.held_out_path), corpus) if spec.held_out_path else None
     for path in spec.corpus:
@@ -96,6 +76,13 @@ def load_musique(spec: QuestionsSpec, seed: int) -> QuestionSet:
         examples + single_hops(examples, held_out),
         corpus.passages,
     )
+
+
+def read_musique(path: Path) -> QuestionFile:
+    """The answerable questions of a file and all their paragraphs. Raises UserError as below."""
+    corpus = Corpus(PREFIX)
+    questions = read_questions(path, corpus)
+    return QuestionFile(questions, corpus.passages)
 
 
 def musique_passages(records: Iterable[tuple[str, Json]]) -> Iterator[Passage]:

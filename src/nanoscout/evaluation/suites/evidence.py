@@ -1,0 +1,96 @@
+"""Whether a suite's answers can be found at all in what the agent is given to search.
+
+A figure over a corpus that lacks the evidence measures something else than it seems to, so such a
+pair is refused unless it is asked for, and then the result says so. What can be known is known from
+addresses: an index holds a question's evidence if it has its supporting pages, or one of the pages
+that its source names.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from nanoscout.errors import UserError
+from nanoscout.evaluation.suites.suite import Suite
+from nanoscout.questions.paragraphs import SITE, title_url
+from nanoscout.records import Question
+
+Place = Literal["own", "index", "web", "nothing"]
+"""What is searched: the suite's own paragraphs, some index, the open web, or nothing at all."""
+
+LEAST = 0.5
+"""Least share of the questions whose evidence an index must have."""
+
+
+def check_evidence(
+    suite: Suite,
+    place: Place,
+    has_page: Callable[[str], bool] | None = None,
+    *,
+    anyway: bool = False,
+) -> str:
+    """A sentence for the result that says where the answers could be found.
+
+    `has_page`: whether an index has a page at an address; None where it cannot be asked. Raises
+    UserError for a pair that makes no sense; with `anyway` the sentence says so instead. An own
+    corpus that is not there is refused in any case.
+    """
+    if place == "nothing":
+        return "closed book: no search, the model's memory alone"
+    if place == "own":
+        if suite.passages is None:
+            raise UserError(
+                f"suite {suite.name} brings no corpus of its own; search the web or an index, "
+                "or run it closed book"
+            )
+        return f"the suite's own corpus of {len(suite.passages):,} passages"
+    if place == "web":
+        doubt = (
+            "the open web knows nothing of a fictional world" if suite.subject == "fiction" else ""
+        )
+        return _verdict(suite, "the open web", doubt, anyway)
+    if suite.subject == "yours":
+        return "an index; whether it holds the evidence is for its owner to know"
+    known = [question for question in suite.questions if _evidence(suite, question)]
+    if has_page is None or not known:
+        return _verdict(suite, "an index", "whether it holds the evidence is not known", anyway)
+    there = sum(_holds(suite, question, has_page) for question in known)
+    share = f"evidence of {there:,} of {len(suite.questions):,} questions is in it"
+    doubt = share if there < LEAST * len(suite.questions) else ""
+    return _verdict(suite, f"an index; {share}" if not doubt else "an index", doubt, anyway)
+
+
+def _verdict(suite: Suite, place: str, doubt: str, anyway: bool) -> str:
+    if not doubt:
+        return place
+    if not anyway:
+        raise UserError(
+            f"suite {suite.name} over {place}: {doubt}, so its figures would mean little; "
+            "search elsewhere, or ask for it with --anyway"
+        )
+    return f"{place}, asked for all the same although {doubt}"
+
+
+def _evidence(suite: Suite, question: Question) -> list[tuple[str, ...]]:
+    """Addresses: one of each group is needed; nothing where none is known."""
+    if suite.passages is None:
+        return [suite.pages[question.id]] if suite.pages.get(question.id) else []
+    passages = {passage.id: passage for passage in suite.passages}
+    supporting = [passages[passage_id] for passage_id in question.supporting]
+    return [(passage.url, title_url(passage.title)) for passage in supporting]
+
+
+def _holds(suite: Suite, question: Question, has_page: Callable[[str], bool]) -> bool:
+    return all(
+        any(has_page(spelling) for url in group for spelling in _spellings(url))
+        for group in _evidence(suite, question)
+    )
+
+
+def _spellings(url: str) -> set[str]:
+    """The address without its fragment, and, of a Wikipedia page, as ours are written."""
+    parts = urlsplit(url)
+    plain = parts._replace(fragment="").geturl()
+    if parts.netloc not in ("en.wikipedia.org", "en.m.wikipedia.org"):
+        return {plain}
+    return {plain, title_url(unquote(parts.path.removeprefix(urlsplit(SITE).path)))}
