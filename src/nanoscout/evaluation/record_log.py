@@ -4,6 +4,7 @@ A line is on disk before the work that follows from it begins. What a kill left 
 its end, is dropped by the next one who writes, and not seen by who only reads.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -28,7 +29,9 @@ class RecordLog(Generic[T]):
 
     def append(self, record: T) -> None:
         """Add a record; it is on disk when this returns."""
-        line = self._adapter.dump_json(record) + b"\n"
+        data = self._adapter.dump_python(record, mode="json")
+        # A model may send half a character (a lone surrogate), which no file holds.
+        line = json.dumps(data, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         try:
             with open(self._path, "ab") as file:
                 file.truncate(self._size)

@@ -30,6 +30,7 @@ from nanoscout.records import Question
 CONDITIONS = "conditions.json"
 QUESTIONS = "questions.jsonl"
 CELL = "cell.json"
+RESULTS = "results.json"
 LOCK = ".lock"
 
 
@@ -113,7 +114,7 @@ class ResultsFolder:
         folder = self.path / cell.name
         known = folder / CELL
         if known.exists():
-            if _read_json(known) != asdict(cell):
+            if read_json(known) != asdict(cell):
                 raise UserError(
                     f"{folder} holds answers of another model of this name (its weights, its "
                     "prompt or its address differ); choose another folder with --out"
@@ -147,7 +148,7 @@ def filling(
         except BlockingIOError:
             raise UserError(f"{path}: another nanoscout eval run is at work there") from None
         if stored.exists():
-            _check_conditions(path, _read_json(stored), json.loads(json.dumps(conditions)))
+            _check_conditions(path, read_json(stored), json.loads(json.dumps(conditions)))
         else:
             write_json(stored, conditions)
         log = RecordLog(path / QUESTIONS, Asked)
@@ -166,12 +167,12 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[Answers]]:
         raise UserError(f"{path}: no results here ({CONDITIONS} is missing); see nanoscout eval run")
     asked = RecordLog(path / QUESTIONS, Asked).records
     cells = [
-        CellLog(found.parent, Cell(**_read_json(found)), asked).answers
+        CellLog(found.parent, Cell(**read_json(found)), asked).answers
         for found in sorted(path.glob(f"*/{CELL}"))
     ]
     if not cells:
         raise UserError(f"{path}: nothing was answered here yet")
-    return _read_json(path / CONDITIONS), cells
+    return read_json(path / CONDITIONS), cells
 
 
 def _is_free(path: Path) -> bool:
@@ -201,7 +202,8 @@ def _check_questions(path: Path, before: Sequence[Asked], now: Sequence[Asked]) 
             )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object. Raises UserError for anything else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
