@@ -25,6 +25,8 @@ def read_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[str, Row]]:
         rows = csv.reader(text, delimiter=delimiter, strict=True)
         try:
             columns = next(rows, [])
+            if len(set(columns)) < len(columns):
+                raise UserError(f"{path}: two columns have the same name")
             line = rows.line_num + 1
             for row in rows:
                 place, line = f"{path}, line {line}", rows.line_num + 1

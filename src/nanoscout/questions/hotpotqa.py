@@ -86,6 +86,8 @@ def hotpot_question(
 
     Its steps name the supporting pages and nothing else: the format tells no question of a hop.
     """
+    if not record.question.strip():
+        raise UserError(f"{place}: the question is empty")
     if not normalise(record.answer):
         raise UserError(f"{place}: no answer that could be matched: {record.answer!r}")
     passages = {title: corpus.add(title, text) for title, text in paragraphs}

@@ -9,11 +9,13 @@ that an answer was found on.
 import ast
 import re
 from pathlib import Path
-from typing import NamedTuple
+
+from pydantic import BaseModel
 
 from nanoscout.answers import normalise
 from nanoscout.errors import UserError
 from nanoscout.questions.csv_records import Row, read_rows, require
+from nanoscout.questions.json_records import Text, check_record
 from nanoscout.questions.question_file import QuestionFile, id_of_text
 from nanoscout.records import Question
 
@@ -25,10 +27,14 @@ _RANGE = re.compile(r"\s*\(acceptable range: [^()]*\)\s*$", re.IGNORECASE)
 _BETWEEN_URLS = re.compile(r"[\s,]+(?=https?://)")
 
 
-class Metadata(NamedTuple):
-    topic: str
-    answer_type: str
-    urls: tuple[str, ...]
+class Metadata(BaseModel):
+    topic: Text
+    answer_type: Text
+    urls: list[Text]
+
+
+class MetadataColumn(BaseModel):
+    metadata: Metadata
 
 
 def read_simpleqa(path: Path) -> QuestionFile:
@@ -57,27 +63,21 @@ def read_simpleqa(path: Path) -> QuestionFile:
         known[question_id] = _metadata(place, row)
     return QuestionFile(
         list(questions.values()),
-        topics={question_id: metadata.topic for question_id, metadata in known.items()},
-        answer_types={question_id: metadata.answer_type for question_id, metadata in known.items()},
-        pages={question_id: metadata.urls for question_id, metadata in known.items()},
+        topics={key: metadata.topic for key, metadata in known.items()},
+        answer_types={key: metadata.answer_type for key, metadata in known.items()},
+        pages={key: _distinct(metadata.urls) for key, metadata in known.items()},
     )
 
 
 def _metadata(place: str, row: Row) -> Metadata:
     if "metadata" not in row:
-        urls = _BETWEEN_URLS.split(row["urls"].strip())
-        return Metadata(row["topic"], row["answer_type"], _distinct(urls))
+        urls = _BETWEEN_URLS.split(row["urls"])
+        return Metadata(topic=row["topic"], answer_type=row["answer_type"], urls=urls)
     try:
         fields = ast.literal_eval(row["metadata"])
-        metadata = Metadata(fields["topic"], fields["answer_type"], _distinct(fields["urls"]))
-        known = all(isinstance(text, str) for text in (*metadata[:2], *metadata.urls))
-    except (ValueError, SyntaxError, LookupError, TypeError, MemoryError, RecursionError):
-        known = False
-    if not known:
-        raise UserError(
-            f"{place}: metadata: expected {{'topic': ..., 'answer_type': ..., 'urls': [...]}}"
-        )
-    return metadata
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        raise UserError(f"{place}: metadata: not a Python literal") from None
+    return check_record(place, {"metadata": fields}, MetadataColumn).metadata
 
 
 def _distinct(urls: list[str]) -> tuple[str, ...]:

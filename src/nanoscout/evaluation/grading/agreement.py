@@ -1,9 +1,9 @@
 """How far a judge agrees with exact match, and the answers on which they differ.
 
-Exact match is never wrong when it says "right", but misses answers in other words; a judge sees
-those, and makes mistakes of its own. The list of differences is the thing to read: what exact match
-accepts and the judge does not is the judge's mistake or the gold answer's, and the share of the
-others that is truly right says what the judge is worth.
+Exact match misses right answers in other words; a judge sees those, and makes mistakes of its own.
+Neither is the truth, so the differences are listed to be read: what exact match alone calls right
+is most likely the judge's mistake, and what the judge alone calls right shows whether the judge is
+lenient or exact match strict.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Figures over graded answers: deterministic shares, and SimpleQA's three of a judge.
 
-SimpleQA (Wei et al. 2024, arXiv 2411.04368, section 2.3): the share of correct answers, the share
-of correct ones among those attempted, and their harmonic mean, the F-score.
+SimpleQA's (Wei et al. 2024, arXiv 2411.04368) are the share of correct answers, the share of
+correct ones among those attempted, and the harmonic mean of the two, the F-score.
 """
 
 from collections.abc import Sequence

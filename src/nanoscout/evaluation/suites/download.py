@@ -36,14 +36,17 @@ def fetch(file: Published) -> Path:
         with FileLock(folder / f"{file.name}.lock"):
             if not target.exists() or sha256_of(target) != file.sha256:
                 partial = folder / f"{file.name}.partial"
-                found = _download(file.url, partial)
+                try:
+                    found = _download(file.url, partial)
+                    if found == file.sha256:
+                        partial.replace(target)
+                finally:
+                    partial.unlink(missing_ok=True)
                 if found != file.sha256:
-                    partial.unlink()
                     raise UserError(
                         f"{file.url}: not the file that it was (sha256 {found}, expected "
                         f"{file.sha256}); nothing was kept. Name your copy with --path"
                     )
-                partial.replace(target)
     except httpx2.HTTPError as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

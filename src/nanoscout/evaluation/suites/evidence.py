@@ -13,10 +13,12 @@ from urllib.parse import unquote, urlsplit
 from nanoscout.errors import UserError
 from nanoscout.evaluation.suites.suite import Suite
 from nanoscout.questions.paragraphs import SITE, title_url
-from nanoscout.records import Question
 
 Place = Literal["own", "index", "web", "nothing"]
 """What is searched: the suite's own paragraphs, some index, the open web, or nothing at all."""
+
+Needed = list[tuple[str, ...]]
+"""Addresses, in groups: one page of each group is needed."""
 
 LEAST = 0.5
 """Least share of the questions whose evidence an index must have."""
@@ -31,7 +33,8 @@ def check_evidence(
 ) -> str:
     """A sentence for the result that says where the answers could be found.
 
-    `has_page`: whether an index has a page at an address; None where it cannot be asked. Raises
+    `has_page`: whether an index has a page at an address (as `SearchIndex.passage` knows); None
+    where it cannot be asked. Raises
     UserError for a pair that makes no sense; with `anyway` the sentence says so instead. An own
     corpus that is not there is refused in any case.
     """
@@ -51,13 +54,14 @@ def check_evidence(
         return _verdict(suite, "the open web", doubt, anyway)
     if suite.subject == "yours":
         return "an index; whether it holds the evidence is for its owner to know"
-    known = [question for question in suite.questions if _evidence(suite, question)]
+    known = _evidence(suite)
     if has_page is None or not known:
         return _verdict(suite, "an index", "whether it holds the evidence is not known", anyway)
-    there = sum(_holds(suite, question, has_page) for question in known)
+    there = sum(_holds(needed, has_page) for needed in known)
     share = f"evidence of {there:,} of {len(suite.questions):,} questions is in it"
-    doubt = share if there < LEAST * len(suite.questions) else ""
-    return _verdict(suite, f"an index; {share}" if not doubt else "an index", doubt, anyway)
+    if there < LEAST * len(suite.questions):
+        return _verdict(suite, "an index", share, anyway)
+    return f"an index; {share}"
 
 
 def _verdict(suite: Suite, place: str, doubt: str, anyway: bool) -> str:
@@ -71,19 +75,22 @@ def _verdict(suite: Suite, place: str, doubt: str, anyway: bool) -> str:
     return f"{place}, asked for all the same although {doubt}"
 
 
-def _evidence(suite: Suite, question: Question) -> list[tuple[str, ...]]:
-    """Addresses: one of each group is needed; nothing where none is known."""
+def _evidence(suite: Suite) -> list[Needed]:
+    """Of each question of which it is known."""
     if suite.passages is None:
-        return [suite.pages[question.id]] if suite.pages.get(question.id) else []
+        pages = (suite.pages.get(question.id, ()) for question in suite.questions)
+        return [[urls] for urls in pages if urls]
     passages = {passage.id: passage for passage in suite.passages}
-    supporting = [passages[passage_id] for passage_id in question.supporting]
-    return [(passage.url, title_url(passage.title)) for passage in supporting]
+    return [
+        [(passages[key].url, title_url(passages[key].title)) for key in question.supporting]
+        for question in suite.questions
+        if question.supporting
+    ]
 
 
-def _holds(suite: Suite, question: Question, has_page: Callable[[str], bool]) -> bool:
+def _holds(needed: Needed, has_page: Callable[[str], bool]) -> bool:
     return all(
-        any(has_page(spelling) for url in group for spelling in _spellings(url))
-        for group in _evidence(suite, question)
+        any(has_page(spelling) for url in urls for spelling in _spellings(url)) for urls in needed
     )
 
 

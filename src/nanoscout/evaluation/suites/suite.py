@@ -19,7 +19,7 @@ class Source:
     sha256: str
     """Of the file's content, unzipped; empty for the generated world."""
     published: bool
-    """Whether this is, byte for byte, the file that the set's authors published."""
+    """Whether this is, byte for byte, the file that the catalogue names."""
 
 
 @dataclass(frozen=True)
