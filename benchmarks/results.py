@@ -6,7 +6,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
 
 
 def save(key: str, figures: dict[str, Any], name: str = "search") -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from nanoscout.engine.protocol import Finish, Generation, Sampling
+from nanoscout.engine.protocol import Finish, Generation, OnToken, Sampling
 
 Reply = Callable[[str, int], str]
 """(text of the conversation so far, seed) -> the turn; end-of-turn is added to it."""
@@ -18,7 +18,9 @@ class ScriptedConversation:
         self.token_ids: list[int] = []
         self.closed = False
 
-    async def generate(self, new_ids: Sequence[int], sampling: Sampling) -> Generation:
+    async def generate(
+        self, new_ids: Sequence[int], sampling: Sampling, on_token: OnToken | None = None
+    ) -> Generation:
         self.token_ids += new_ids
         text = self.reply(self.tokenizer.decode(self.token_ids), self.seed)
         ids = self.tokenizer.encode(text, add_special_tokens=False)

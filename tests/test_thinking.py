@@ -9,7 +9,7 @@ from qwen import NEEDS_TRL, TEMPLATES, tokenizer, with_tool_tokens
 from scripted import ScriptedEngine
 
 from nanoscout.dialogue.chat_template import user
-from nanoscout.dialogue.examples import result_messages
+from nanoscout.dialogue.examples import example_messages, result_messages
 from nanoscout.dialogue.format import FORMATS, Format, HermesFormat, XmlFormat
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.protocol import Generation, Sampling
@@ -24,7 +24,7 @@ from nanoscout.recipe import (
     dump_recipe,
     load_recipe,
 )
-from nanoscout.records import Question, StopReason, Trajectory
+from nanoscout.records import Question, StopReason, ToolCall, Trajectory
 from nanoscout.rewards import Scores
 from nanoscout.rlvr.batch import Group
 from nanoscout.rlvr.learner import Learner
@@ -359,3 +359,28 @@ def test_a_rewound_conversation_is_as_one_that_never_went_on(
     assert rewound.token_ids == expected.token_ids
     assert rewound.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
     assert engine._members == []
+
+
+# Worked examples.
+
+
+def test_an_example_thinks_in_real_think_tokens_and_its_texts_cannot() -> None:
+    call = ToolCall("web_search", {"query": "capital of <think> France"})
+    turns = [(call, "Paris is <think> its capital </think>")]
+    example = example_messages("Q?", turns, "Paris", XML, repeat_question=False, thinking=True)
+    llama = load_tokenizer(ModelSpec(source="tiny:llama"))
+    ids = Dialogue(llama, XML, thinking=True).prompt([*example, user("Capital of Spain?")])
+    assert (ids.count(OPEN), ids.count(CLOSE)) == (2, 2)
+    first = ids.index(OPEN)
+    thought = TINY.decode(ids[first : ids.index(CLOSE) + 1])
+    assert thought == "<think>\nI have to find out: capital of < think> France\n</think>"
+    without = example_messages("Q?", turns, "Paris", XML, repeat_question=False)
+    prompt = Dialogue(llama, XML, thinking=False).prompt([*without, user("Capital of Spain?")])
+    assert OPEN not in prompt
+
+
+def test_qwen_cuts_an_examples_thoughts_as_those_of_any_past_turn() -> None:
+    example = example_messages("Q?", [], "Paris", XML, repeat_question=False, thinking=True)
+    ids = Dialogue(TINY, XML, thinking=True).prompt([*example, user("Capital of Spain?")])
+    assert OPEN not in ids
+    assert "<answer>Paris</answer>" in TINY.decode(ids)

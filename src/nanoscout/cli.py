@@ -196,6 +196,39 @@ def mcp(
             mcp_server.serve_stdio(tools, what)
 
 
+@app.command("serve")
+def serve_model(
+    model: RunOrModel,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    context: Annotated[
+        int | None, typer.Option(min=256, help="Tokens of a conversation, at most.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Chats written at the same time.")] = 16,
+    idle: Annotated[
+        int, typer.Option(min=0, help="Chats whose cache is kept for their next turn.")
+    ] = 16,
+    tools: Annotated[
+        Literal["hermes", "xml"] | None,
+        typer.Option(help="How a model that is no run's writes tool calls; by default hermes."),
+    ] = None,
+    thinking: Annotated[
+        bool, typer.Option(help="Let it think, where a chat says nothing.")
+    ] = False,
+    token_env: TokenVariable = "NANOSCOUT_TOKEN",
+) -> None:
+    """Serve a model to clients of OpenAI's interface: chats, tools, streams."""
+    from nanoscout.recipe import DialogueSpec
+    from nanoscout.serving.opening import open_chat_model
+    from nanoscout.serving.server import serve
+
+    form = None
+    if tools or thinking:
+        form = DialogueSpec(format=tools or "hermes", thinking=thinking, several_calls=True)
+    opened = open_chat_model(model, form, context=context, concurrency=concurrency, idle=idle)
+    serve(opened, host, port, os.environ.get(token_env, "").strip())
+
+
 @app.command()
 def export(
     model: RunOrModel,

@@ -46,6 +46,8 @@ class Entrant:
     """A model's folder or name."""
     prompt: Path | None
     """The run whose prompt it is asked in; None: the default one."""
+    serve: tuple[str, ...] = ()
+    """The words after `nanoscout serve` that serve it."""
 
     @property
     def checksum(self) -> str:
@@ -64,12 +66,16 @@ class Entrant:
 
 def entrants(given: Sequence[str]) -> list[Entrant]:
     """One for each RUN_OR_MODEL. Raises UserError for a run without a model, and for doubles."""
-    runs = [Path(name) for name in given if is_run(name)]
-    first = runs[0] if runs else None
+    first = next((Path(name) for name in given if is_run(name)), None)
+    tools: tuple[str, ...] = ()
+    if first is not None:
+        tools = ("--tools", load_recipe(first / "recipe.toml").dialogue.format)
     found = []
     for name, label in zip(given, labels(given), strict=True):
-        run = Path(name) if is_run(name) else None
-        found.append(Entrant(label, trained_model(run) if run else name, run or first))
+        if is_run(name):
+            found.append(Entrant(label, trained_model(Path(name)), Path(name), (name,)))
+        else:
+            found.append(Entrant(label, name, first, (name, *tools)))
     return found
 
 

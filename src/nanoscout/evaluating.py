@@ -320,10 +320,12 @@ async def _run_entrant(
         up = list(servers)
         if not url:
             log_file = results.path / f"{entrant.name}.log"
-            arguments = ["serve", entrant.source, "--port", "0"]
+            arguments = ["serve", *entrant.serve, "--port", "0"]
+            arguments += ["--context", str(plan.terms.limits.context)]
+            arguments += ["--concurrency", str(plan.wanted.concurrency)]
             served = await stack.enter_async_context(serving("the model's server", arguments, log_file))
             up.append(served)
-            url = f"{served.url.removesuffix('/v1')}/v1"
+            url = served.url
             [model] = await asyncio.to_thread(served_models, url)
         for log in remote:
             tools = search.engine.removeprefix("mcp:").removeprefix("mcp+")

@@ -211,6 +211,7 @@ class DialogueSpec(Spec):
     several_calls: bool = False
     """Whether a turn may make several calls; they are made at the same time."""
     thinking: bool = False
+    """Whether the model may think in a block before each turn; worked examples then do, too."""
     non_thinking: tuple[Device, ...] = Field(
         default_factory=lambda data: () if data.get("thinking") else ("empty_block", "ban")
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nanoscout.dialogue.examples import Message
 from nanoscout.dialogue.format import open_format
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.torch_engine import TorchEngine
@@ -116,11 +117,17 @@ def trained_model(folder: Path) -> str:
     return str(folder / "model")
 
 
+def read_prompt(folder: Path) -> tuple[str, tuple[list[Message], ...]]:
+    """A run's system prompt and worked examples."""
+    prompt = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    return prompt["system"], tuple(prompt["examples"])
+
+
 def make_setting(
     recipe: Recipe, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Setting:
     """Put a model into the environment that lies in `folder`."""
-    prompt = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    system, examples = read_prompt(folder)
     index = SearchIndex.open(folder / "index")
     search = open_engine(recipe.search, index)
     environment = Environment(
@@ -133,8 +140,8 @@ def make_setting(
             strip_thinking=recipe.dialogue.strip_thinking,
         ),
         toolbox=_toolbox(recipe, search),
-        system=prompt["system"],
-        examples=tuple(prompt["examples"]),
+        system=system,
+        examples=examples,
         repeat_question=recipe.dialogue.repeat_question,
     )
     context = max([recipe.evaluation.context, *(stage.context for stage in recipe.stage)])

@@ -10,7 +10,8 @@ from nanoscout.dialogue.format import Format
 from nanoscout.records import ToolCall
 
 Message = dict[str, str]
-"""`{"role": "system" | "user" | "assistant" | "tool", "content": text}`"""
+"""`{"role": "system" | "user" | "assistant" | "tool", "content": text}`; an assistant's may have a
+`thought`, which comes before its content."""
 
 
 def result_messages(
@@ -35,11 +36,23 @@ def example_messages(
     answer: str,
     fmt: Format,
     repeat_question: bool,
+    thinking: bool = False,
 ) -> list[Message]:
-    """A solved question: the question, each call with its tool's output, and the answer."""
+    """A solved question: the question, each call with its tool's output, and the answer.
+
+    With `thinking` each turn is thought about first, in a few words.
+    """
     messages = [{"role": "user", "content": question_text}]
     repeated = question_text if repeat_question else None
     for call, result_text in turns:
-        messages.append({"role": "assistant", "content": fmt.render_call(call)})
+        wanted = ", ".join(str(value) for value in call.args.values())
+        thought = f"I have to find out: {wanted}"
+        messages.append(_turn(fmt.render_call(call), thought if thinking else ""))
         messages += result_messages(fmt, [result_text], repeated)
-    return [*messages, {"role": "assistant", "content": fmt.render_answer(answer)}]
+    thought = f"The result says it: {answer}"
+    return [*messages, _turn(fmt.render_answer(answer), thought if thinking else "")]
+
+
+def _turn(content: str, thought: str) -> Message:
+    message = {"role": "assistant", "content": content}
+    return message | {"thought": thought} if thought else message

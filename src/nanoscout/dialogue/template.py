@@ -82,8 +82,9 @@ class Dialogue:
         """Those that this model's template and tokenizer have a use for."""
         if not self.stop_ids:
             raise UserError("the model's tokenizer has no end-of-turn token; set its eos_token")
-        self._opens_thinking = self._template.opening.rstrip().endswith(think.OPEN)
-        if self._opens_thinking and not thinking:
+        self.opens_thinking = self._template.opening.rstrip().endswith(think.OPEN)
+        """Whether the template itself opens the think block of each turn."""
+        if self.opens_thinking and not thinking:
             raise UserError(
                 "this model's template always thinks; set dialogue.thinking=true"
                 if think.EMPTY_BLOCK in devices
@@ -141,7 +142,7 @@ class Dialogue:
     def think_tokens(self, turn_ids: Sequence[int]) -> int:
         """How many tokens of a sampled turn belong to its think block, tags included."""
         text = self.decode_turn(turn_ids)
-        rest = think.after_thinking(think.OPEN + text if self._opens_thinking else text)
+        rest = think.after_thinking(think.OPEN + text if self.opens_thinking else text)
         return 0 if rest == text else self._start_of_last(self._unended(turn_ids), len(rest))
 
     def decode_turn(self, turn_ids: Sequence[int]) -> str:
@@ -175,7 +176,14 @@ class Dialogue:
         )
 
     def _defused(self, messages: Sequence[Message]) -> list[Message]:
-        return [{**message, "content": self._defuse(message["content"])} for message in messages]
+        """Messages whose text is data; a thought becomes the think block that it is."""
+        made = []
+        for message in messages:
+            thought, content = message.get("thought"), self._defuse(message["content"])
+            if thought is not None:
+                content = think.before_turn(self._defuse(thought)) + content
+            made.append({"role": message["role"], "content": content})
+        return made
 
     def _defused_spec(self, spec: ToolSpec) -> ToolSpec:
         """Tools may come from servers of others: not even the format's own tags stay whole."""

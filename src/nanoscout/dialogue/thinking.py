@@ -24,6 +24,11 @@ def banned_ids(tokenizer: PreTrainedTokenizerBase, *, banned: bool) -> frozenset
     return frozenset(ids) if len(ids) == 1 else frozenset()
 
 
+def before_turn(thought: str) -> str:
+    """The think block of a turn, as Qwen3's template writes it."""
+    return f"{OPEN}\n{thought}\n{CLOSE}\n\n"
+
+
 def after_thinking(text: str) -> str:
     """A turn without its think block; nothing of a turn that never stops thinking.
 

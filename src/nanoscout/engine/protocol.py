@@ -6,7 +6,7 @@ the last turn. Conversations are independent: they may be opened, awaited and cl
 order, and the engine batches whatever is waiting.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -14,14 +14,16 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen. Temperature 0 is greedy; top_k 0 and top_p 1 are off.
+    """How tokens are chosen. Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off.
 
-    Training samples with top_k and top_p off: truncated sampling biases the importance ratio.
+    Training samples with these three off: truncated sampling biases the importance ratio.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    """Tokens less likely than this share of the likeliest one's probability are left out."""
     max_tokens: int = 128
     stop_ids: frozenset[int] = frozenset()
     """Sampling one of these ends the turn; the token itself is part of the turn."""
@@ -46,9 +48,18 @@ class Generation:
     policy_version: int
 
 
+OnToken = Callable[[int], bool]
+"""Hears of a sampled token; True ends the turn, as a stop token does."""
+
+
 class Conversation(Protocol):
-    async def generate(self, new_ids: Sequence[int], sampling: Sampling) -> Generation:
-        """Append `new_ids` to the conversation, then sample a turn and append that too."""
+    async def generate(
+        self, new_ids: Sequence[int], sampling: Sampling, on_token: OnToken | None = None
+    ) -> Generation:
+        """Append `new_ids` to the conversation, then sample a turn and append that too.
+
+        `on_token` hears of each token as it is sampled, and may end the turn with it.
+        """
         ...
 
     def rewind(self, length: int) -> None:

@@ -1,4 +1,4 @@
-"""From logits to tokens: temperature, banned tokens, top-k, top-p, and the draw itself.
+"""From logits to tokens: temperature, banned tokens, top-k, top-p, min-p, and the draw itself.
 
 A draw inverts the cumulative distribution at one uniform number. That number is a pure function
 of the conversation's seed and of how many tokens it has sampled, so it does not depend on who
@@ -33,9 +33,15 @@ def choose_tokens(
 
     `samplings` and `uniforms` have one item a row; rows that are sampled alike go together.
     """
-    alike: dict[tuple[float, float, int, frozenset[int]], list[int]] = {}
+    alike: dict[tuple[float, float, int, float, frozenset[int]], list[int]] = {}
     for row, sampling in enumerate(samplings):
-        key = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.banned_ids)
+        key = (
+            sampling.temperature,
+            sampling.top_p,
+            sampling.top_k,
+            sampling.min_p,
+            sampling.banned_ids,
+        )
         alike.setdefault(key, []).append(row)
     token_ids, logprobs = [0] * len(samplings), [0.0] * len(samplings)
     for rows in alike.values():
@@ -60,11 +66,12 @@ def _choose(logits: Tensor, sampling: Sampling, uniforms: Sequence[float]) -> tu
         raise FloatingPointError("the model's logits are not finite: its weights have diverged")
     if sampling.temperature == 0:
         chosen = logits.argmax(-1, keepdim=True)
-    elif 0 < sampling.top_k < logits.shape[-1] or sampling.top_p < 1:
+    elif 0 < sampling.top_k < logits.shape[-1] or sampling.top_p < 1 or sampling.min_p > 0:
         kept = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
         best, candidates = probabilities.topk(kept)
         best /= best.sum(-1, keepdim=True)
-        best[best.cumsum(-1) - best >= sampling.top_p] = 0
+        left_out = best.cumsum(-1) - best >= sampling.top_p
+        best[left_out | (best < sampling.min_p * best[:, :1])] = 0
         chosen = candidates.gather(-1, _invert(best, uniforms))
     else:
         chosen = _invert(probabilities, uniforms)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from nanoscout.engine.attention import head_logits, run_layers, torch_device
 from nanoscout.engine.cached_attention import CachedAttention, Run
 from nanoscout.engine.kv_cache import ROWS, CacheShape, KvCache, Slot
-from nanoscout.engine.protocol import Finish, Generation, Sampling
+from nanoscout.engine.protocol import Finish, Generation, OnToken, Sampling
 from nanoscout.engine.sampling import choose_tokens, uniform
 from nanoscout.engine.shared_prefix import SharedPrefix, common_length
 from nanoscout.errors import UserError
@@ -52,6 +52,7 @@ class _Request:
     sampling: Sampling
     max_tokens: int
     future: "asyncio.Future[Generation]"
+    on_token: OnToken | None = None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -65,7 +66,8 @@ class _Request:
         self.logprobs.append(logprob)
         self.conversation.token_ids.append(token_id)
         self.conversation.sampled += 1
-        if token_id in self.sampling.stop_ids:
+        ended = self.on_token is not None and self.on_token(token_id)
+        if ended or token_id in self.sampling.stop_ids:
             return Finish.STOP
         return Finish.LENGTH if len(self.token_ids) == self.max_tokens else None
 
@@ -82,7 +84,9 @@ class TorchConversation:
         self._closed = False
         self._busy = False
 
-    async def generate(self, new_ids: Sequence[int], sampling: Sampling) -> Generation:
+    async def generate(
+        self, new_ids: Sequence[int], sampling: Sampling, on_token: OnToken | None = None
+    ) -> Generation:
         """Append `new_ids` to the conversation, then sample a turn and append that too.
 
         max_tokens is cut to what the context still holds. A turn that is cancelled, or that fails
@@ -97,7 +101,8 @@ class TorchConversation:
         self._busy = True
         try:
             self.token_ids.extend(new_ids)
-            return await self._engine.submit(self, sampling, min(sampling.max_tokens, room))
+            max_tokens = min(sampling.max_tokens, room)
+            return await self._engine.submit(self, sampling, max_tokens, on_token)
         except BaseException:
             self.close()
             raise
@@ -147,6 +152,11 @@ class TorchEngine:
     def context_limit(self) -> int:
         return self._context
 
+    @property
+    def open_slots(self) -> int:
+        """Conversations that hold a place in the cache."""
+        return len(self._members)
+
     def conversation(self, seed: int) -> TorchConversation:
         return TorchConversation(self, seed)
 
@@ -187,10 +197,14 @@ class TorchEngine:
         return self._context - length
 
     async def submit(
-        self, conversation: TorchConversation, sampling: Sampling, max_tokens: int
+        self,
+        conversation: TorchConversation,
+        sampling: Sampling,
+        max_tokens: int,
+        on_token: OnToken | None,
     ) -> Generation:
         future = asyncio.get_running_loop().create_future()
-        self._requests.append(_Request(conversation, sampling, max_tokens, future))
+        self._requests.append(_Request(conversation, sampling, max_tokens, future, on_token))
         self._wake()
         return await future
 

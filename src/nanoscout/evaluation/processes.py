@@ -4,6 +4,7 @@ Each runs on a leash (leash.py). What it says goes to a file, in which it tells 
 """
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoscout.errors import UserError
+from nanoscout.search.http_search import TOKEN_VARIABLE
 
 LEASH = Path(__file__).with_name("leash.py")
 SECONDS_BETWEEN_LOOKS = 0.1
@@ -48,6 +50,8 @@ async def serving(what: str, arguments: Sequence[str], log: Path) -> AsyncGenera
             stdin=asyncio.subprocess.PIPE,
             stdout=output,
             stderr=output,
+            # Only this machine reaches it: it asks for no token.
+            env={key: value for key, value in os.environ.items() if key != TOKEN_VARIABLE},
             start_new_session=True,  # Ctrl-C is for us; the leash ends it
         )
     try:

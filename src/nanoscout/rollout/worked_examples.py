@@ -39,7 +39,9 @@ async def work_examples(
             question, turns = await _draw(example, free, urls, toolbox, number)
             free = [q for q in free if not set(q.supporting) & set(question.supporting)]
             question_text, answer = question.text, question.answer
-        examples.append(example_messages(question_text, turns, answer, fmt, spec.repeat_question))
+        examples.append(
+            example_messages(question_text, turns, answer, fmt, spec.repeat_question, spec.thinking)
+        )
     return tuple(examples)
 
 

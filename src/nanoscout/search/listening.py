@@ -1,6 +1,6 @@
-"""Where a search server listens, and who may ask it: loopback, or a token.
+"""Where a server listens, and who may ask it: loopback, or a token.
 
-Both servers (HTTP and MCP) take the same addresses and refuse the same clients.
+All servers (search over HTTP and MCP, models) take the same addresses and refuse the same clients.
 """
 
 import hmac
@@ -16,13 +16,13 @@ MAX_BODY_BYTES = 2**20
 """Size of a request's body; a larger one is answered with 413."""
 
 
-def listen(host: str, port: int, token: str) -> tuple[socket.socket, str]:
-    """A listening socket and its URL; port 0 takes a free one.
+def listen(host: str, port: int, token: str, use: str = "search") -> tuple[socket.socket, str]:
+    """A listening socket and its URL; port 0 takes a free one. `use`: what clients can do with it.
 
     Raises UserError where the address cannot be had, or is not loopback and there is no token.
     """
     if not token and not is_loopback(host):
-        raise UserError(f"{host}: whoever can reach it could search; set a token, or 127.0.0.1")
+        raise UserError(f"{host}: whoever can reach it could {use}; set a token, or 127.0.0.1")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=2048)

@@ -1,0 +1,150 @@
+"""What does the curriculum buy? The quickstart's three stages, and other ways to spend its time.
+
+    python benchmarks/ablation.py run answers 0        # one arm, one seed; goes on where it was
+    python benchmarks/ablation.py table                # what is there: table, figures, picture
+
+Every arm asks the same model the same held-out questions before and after. The untrained model is
+asked once a seed: a later arm takes the first one's answers over.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from results import ROOT, save
+from rich.console import Console
+from rich.table import Table
+
+from nanoscout.evaluation.evaluate import EVALUATION, Evaluation
+from nanoscout.evaluation.statistics import paired_difference
+from nanoscout.questions import load_questions
+from nanoscout.recipe import Recipe, load_recipe
+from nanoscout.run import train_run
+from nanoscout.setting import prepare_folder
+
+FOLDER = Path("runs/ablation")
+SEEDS = (0, 1, 2)
+STEPS = 13
+"""Of the quickstart, in its three stages."""
+PUBLISHED_STEPS = 5
+"""A step of as-published with its four updates and its reference model takes about 2.5 times the
+quickstart's."""
+
+ARMS = {
+    "three-stages": "the quickstart: mechanics, answers, long",
+    "answers": "stage 2 alone: correctness, 13 steps",
+    "mechanics": "stage 1 alone: all four rewards, 13 steps",
+    "as-published": "Dr.GRPO, KL .01, 4 updates a batch, substring reward, lr 3e-6",
+    "as-published-lr": "the same with the quickstart's lr 6e-5 and gradient norm 1",
+    "lora": "the quickstart with LoRA: rank 16, lr 6e-4",
+    "thinking": "the quickstart, thinking before each turn; 40 more tokens a turn",
+}
+
+
+def recipe_of(arm: str, seed: int) -> Recipe:
+    recipe = load_recipe(ROOT / "recipes/quickstart.toml", [f"seed={seed}"]).model_dump(mode="json")
+    mechanics, answers, _ = recipe["stage"]
+    recipe["name"] = arm
+    if arm == "answers":
+        recipe["stage"] = [answers | {"steps": STEPS}]
+    elif arm == "mechanics":
+        recipe["stage"] = [mechanics | {"steps": STEPS}]
+    elif arm == "lora":
+        recipe["lora"] = {"rank": 16, "alpha": 32}
+        recipe["optimiser"]["lr"] *= 10
+    elif arm == "thinking":
+        recipe["dialogue"] |= {"thinking": True, "non_thinking": []}
+        for part in (*recipe["stage"], recipe["evaluation"]):
+            part["turn_tokens"] += 40
+    elif arm.startswith("as-published"):
+        published = load_recipe(ROOT / "recipes/as-published.toml")
+        theirs = published.stage[0]
+        recipe["objective"] = published.objective.model_dump()
+        if arm == "as-published":
+            recipe["optimiser"] |= {
+                "lr": published.optimiser.lr,
+                "clip_grad_norm": published.optimiser.clip_grad_norm,
+            }
+        recipe["stage"] = [
+            mechanics
+            | {"name": theirs.name, "steps": PUBLISHED_STEPS, "rewards": dict(theirs.rewards)}
+            | theirs.model_dump(include={"temperature", "dynamic_sampling"})
+        ]
+    return Recipe.model_validate(recipe)
+
+
+def run(arm: str, seed: int) -> None:
+    recipe, folder = recipe_of(arm, seed), FOLDER / f"{arm}-{seed}"
+    asked = next(iter(sorted(FOLDER.glob(f"*-{seed}/evaluation/before.json"))), None)
+    if asked and not folder.exists() and not recipe.dialogue.thinking:
+        prepare_folder(recipe, folder, load_questions(recipe.questions, seed))
+        (folder / "evaluation").mkdir()
+        for name in ("before.jsonl", "before.json"):
+            shutil.copy(asked.with_name(name), folder / "evaluation" / name)
+    train_run(recipe, folder, resume=True, console=Console())
+
+
+def table() -> None:
+    console, shown = Console(), Table(title="Right answers on 204 held-out questions, in points")
+    for column in ("arm", "sampling", *(f"seed {seed}" for seed in SEEDS), "mean (95% CI)", "min."):
+        shown.add_column(column)
+    figures: dict[str, Any] = {}
+    for arm, meaning in ARMS.items():
+        runs = {s: result for s in SEEDS if (result := _result(FOLDER / f"{arm}-{s}"))}
+        if not runs:
+            continue
+        figures[arm] = {"what": meaning, "seeds": sorted(runs), "modes": {}}
+        minutes = mean(seconds for *_, seconds in runs.values()) / 60
+        figures[arm]["training_minutes"] = minutes
+        for mode in ("greedy", "sampled"):
+            points = {
+                s: _points([(before, after)], mode)[0] for s, (before, after, _) in runs.items()
+            }
+            pooled, (low, high) = _points([pair[:2] for pair in runs.values()], mode)
+            figures[arm]["modes"][mode] = {
+                "points": pooled,
+                "ci95": [low, high],
+                "by_seed": points,
+                "after": mean(after.summary()[mode]["correct"] for _, after, _ in runs.values()),
+            }
+            shown.add_row(
+                arm,
+                mode,
+                *(f"{points[s]:+.1f}" if s in points else "-" for s in SEEDS),
+                f"{pooled:+.1f} ({low:+.1f} to {high:+.1f})",
+                f"{minutes:.1f}",
+            )
+    console.print(shown)
+    save("stages", figures, "ablation")
+
+
+def _result(folder: Path) -> tuple[Evaluation, Evaluation, float] | None:
+    """Before, after, and the seconds of training."""
+    if not (folder / "summary.json").exists():
+        return None
+    before, after = (
+        EVALUATION.validate_json((folder / "evaluation" / f"{name}.json").read_bytes())
+        for name in ("before", "after")
+    )
+    return before, after, json.loads((folder / "summary.json").read_text())["training_seconds"]
+
+
+def _points(
+    pairs: list[tuple[Evaluation, Evaluation]], mode: str
+) -> tuple[float, tuple[float, float]]:
+    first = [o.correct for before, _ in pairs for o in before.outcomes[mode]]
+    second = [o.correct for _, after in pairs for o in after.outcomes[mode]]
+    return paired_difference(first, second)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["run", arm, seed] if arm in ARMS:
+            run(arm, int(seed))
+        case ["table"]:
+            table()
+        case _:
+            sys.exit(__doc__)
