@@ -122,8 +122,6 @@ def figures(out: Path) -> dict[str, Any]:
     return found
 
 
-
-
 def test_a_killed_run_goes_on_and_does_nothing_twice(
     start: Start, inputs: Path, model: ChatServer, judge: JudgeServer, tmp_path: Path
 ) -> None:

@@ -1,7 +1,7 @@
 """The models of an evaluation: a run's, in the prompt that it was trained in, or any other.
 
-A model that is no run is asked in the prompt of the first run beside it, so that a trained model and
-the one it was made from are asked alike; without a run beside it, in the default prompt.
+A model that is no run is asked in the prompt of the first run beside it, so that a trained model
+and the one it was made from are asked alike; without a run beside it, in the default prompt.
 """
 
 import hashlib
@@ -24,8 +24,7 @@ from nanoscout.tools.search_tools import search_tools
 from nanoscout.tools.toolbox import Toolbox
 
 CLOSED_BOOK = (
-    "Answer the question from memory.\n"
-    "<answer>...</answer> The final answer, as short as possible."
+    "Answer the question from memory.\n<answer>...</answer> The final answer, as short as possible."
 )
 THINKING_VALUES = {
     True: ["dialogue.thinking=true", "dialogue.non_thinking=[]"],
@@ -150,7 +149,11 @@ def _plain(
     model, tokenizer = load_model(ModelSpec(source=source))
     spec = DialogueSpec(thinking=thinking)
     fmt = open_format(spec)
-    tools = [] if closed_book else search_tools(open_engine(search, None), search.results, search.page_chars)
+    tools = (
+        []
+        if closed_book
+        else search_tools(open_engine(search, None), search.results, search.page_chars)
+    )
     toolbox = Toolbox(tools)
     environment = Environment(
         dialogue=Dialogue(

@@ -87,15 +87,14 @@ def run(
         from nanoscout.run import evaluate_run
 
         engine = [f"search.engine={search}"] if search else []
-        evaluate_run(
-            Path(models[0]), model, questions, out, Console(), [*overrides, *engine]
-        )
+        evaluate_run(Path(models[0]), model, questions, out, Console(), [*overrides, *engine])
         return
     if model:
         raise UserError("--model is for a run's own questions; name the model beside the run")
     if bool(judge) != bool(judge_model):
         raise UserError("--judge and --judge-model belong together")
-    from nanoscout.evaluating import Wanted, evaluate_suite
+    from nanoscout.eval_plan import Wanted
+    from nanoscout.evaluating import evaluate_suite
 
     wanted = Wanted(
         models=models,
@@ -133,7 +132,9 @@ def compare(
 
 @eval_app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Of eval run --suite.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Of eval run --suite.")
+    ],
     out: Annotated[Path, typer.Option(help="The report to write: NAME.md or NAME.html.")],
     examples: Annotated[
         int,

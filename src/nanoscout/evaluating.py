@@ -1,18 +1,16 @@
 """`nanoscout eval run --suite`: models and agents on a suite, over real tools, into a folder.
 
 Every model is asked by every agent (a cell each), many questions at a time. The tools are those of
-an MCP server that runs as a process of its own; frameworks reach the model over an OpenAI-compatible
-endpoint, which runs as another one. Both are started here unless their addresses are given. The
-folder keeps all that was said (evaluation/results_folder.py): the same command goes on where the
-last one was stopped.
+an MCP server that runs as a process of its own; frameworks reach the model over an endpoint of
+OpenAI's interface, which runs as another one. Both are started here unless their addresses are
+given. The folder keeps all that was said (evaluation/results_folder.py): the same command goes on
+where the last one was stopped.
 """
 
 import asyncio
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,80 +19,29 @@ from rich.console import Console
 
 from nanoscout import __version__
 from nanoscout.answer_progress import AnswerProgress
-from nanoscout.engine.protocol import Sampling
-from nanoscout.entrants import Entrant, entrants, labels, open_in_process, scene
+from nanoscout.entrants import Entrant, open_in_process
 from nanoscout.errors import UserError
-from nanoscout.evaluation.agents import AGENTS, open_agent
-from nanoscout.evaluation.agents.terms import InProcess, Remote, Terms
+from nanoscout.eval_plan import NATIVE, Plan, Wanted, conditions, make_plan
+from nanoscout.evaluation.agents import open_agent
+from nanoscout.evaluation.agents.terms import InProcess, Remote
 from nanoscout.evaluation.asking import ask
 from nanoscout.evaluation.cell_figures import cell_figures
 from nanoscout.evaluation.cell_table import cell_table
-from nanoscout.evaluation.endpoint import check_endpoint, served_models
+from nanoscout.evaluation.endpoint import served_models
 from nanoscout.evaluation.grading.graded import grade_answer, grader_of
 from nanoscout.evaluation.processes import Serving, serving, while_up
-from nanoscout.evaluation.results_folder import RESULTS, Asked, Cell, CellLog, ResultsFolder, filling, read_results
-from nanoscout.evaluation.suites import Suite, check_evidence, open_suite
-from nanoscout.evaluation.suites.evidence import Place
+from nanoscout.evaluation.results_folder import (
+    RESULTS,
+    Asked,
+    CellLog,
+    ResultsFolder,
+    filling,
+    read_results,
+)
 from nanoscout.files import write_json
 from nanoscout.judge.judge import Judge
-from nanoscout.recipe import EvaluationSpec, JudgeSpec, Recipe, SearchSpec
-from nanoscout.records import Passage
-from nanoscout.rollout.episode import Limits
+from nanoscout.recipe import SearchSpec
 from nanoscout.search.index import SearchIndex
-from nanoscout.search.web.engine import SEARXNG
-from nanoscout.search.web.services import KEYED
-from nanoscout.setting import is_run
-
-NATIVE = "native"
-MCP = ("mcp:", "mcp+http://", "mcp+https://")
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the command line asks for."""
-
-    models: Sequence[str]
-    suite: str
-    path: Path | None = None
-    agents: Sequence[str] = (NATIVE,)
-    thinking: Sequence[bool] = (False,)
-    questions: int | None = None
-    search: str = ""
-    """An index's folder, or an engine as `search.engine` names it; empty: the suite's own corpus."""
-    closed_book: bool = False
-    anyway: bool = False
-    endpoint: str = ""
-    endpoint_key_env: str = ""
-    judge: JudgeSpec | None = None
-    greedy: bool = False
-    seed: int = 0
-    concurrency: int = 16
-    overrides: Sequence[str] = ()
-    out: Path | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What was asked for, read and found to make sense."""
-
-    wanted: Wanted
-    suite: Suite
-    entrants: Sequence[Entrant]
-    terms: Terms
-    search: SearchSpec
-    evidence: str
-
-    def cells(self) -> Iterator[tuple[Entrant, Cell]]:
-        """Model by model, so that each is loaded once."""
-        for entrant in self.entrants:
-            checksum = (
-                f"{self.wanted.endpoint} {entrant.source}"
-                if self.wanted.endpoint
-                else entrant.checksum
-            )
-            for thinking in self.wanted.thinking:
-                for agent in self.wanted.agents:
-                    yield entrant, Cell(entrant.name, agent, thinking, checksum)
 
 
 def evaluate_suite(wanted: Wanted, console: Console) -> dict[str, Any]:
@@ -103,13 +50,13 @@ def evaluate_suite(wanted: Wanted, console: Console) -> dict[str, Any]:
     Raises UserError for what makes no sense before anything is asked, and for what breaks later;
     what was done by then is kept.
     """
-    plan = _plan(wanted)
+    plan = make_plan(wanted)
     folder = wanted.out or Path("evaluations") / plan.suite.name
     judge = Judge(wanted.judge, folder / "grades.sqlite") if wanted.judge else None
     if judge:
         asyncio.run(judge.check())
     asked = [Asked(of, plan.suite.topics.get(of.id, "")) for of in plan.suite.questions]
-    with filling(folder, _conditions(plan, judge), asked) as results:
+    with filling(folder, conditions(plan, judge), asked) as results:
         index = _index(plan, results)
         console.print(
             f"{len(asked):,} of {plan.suite.of:,} questions of {plan.suite.name}; {plan.evidence}; "
@@ -130,107 +77,6 @@ def evaluate_suite(wanted: Wanted, console: Console) -> dict[str, Any]:
     console.print(cell_table(figures["cells"]))
     console.print(f"Figures: {folder / RESULTS}", highlight=False)
     return figures
-
-
-def _plan(wanted: Wanted) -> Plan:
-    remote = [agent for agent in wanted.agents if agent != NATIVE]
-    for agent in wanted.agents:
-        if agent not in AGENTS:
-            raise UserError(f"--agent {agent}: no such agent; take {', '.join(AGENTS)}")
-    if wanted.closed_book and (remote or wanted.search):
-        raise UserError("--closed-book: no tools at all, so --agent native alone, and no --search")
-    if wanted.endpoint and NATIVE in wanted.agents:
-        raise UserError(
-            "--endpoint: the native agent needs the model in this process; name other agents"
-        )
-    recipe = scene(wanted.models, wanted.overrides)
-    search = _search(wanted, recipe)
-    suite = open_suite(wanted.suite, _suite_path(wanted), wanted.questions, wanted.seed)
-    place, index = _place(wanted)
-    evidence = check_evidence(
-        suite, place, index and (lambda url: index.passage(url) is not None), anyway=wanted.anyway
-    )
-    if wanted.endpoint:
-        check_endpoint(wanted.endpoint, wanted.models, wanted.endpoint_key_env)
-        named = zip(labels(wanted.models), wanted.models, strict=True)
-        found = [Entrant(label, name, None) for label, name in named]
-    else:
-        found = entrants(wanted.models)
-    return Plan(wanted, suite, found, _terms(wanted, recipe), search, evidence)
-
-
-def _suite_path(wanted: Wanted) -> Path | None:
-    """For a generated world, by default that of the first run."""
-    if wanted.suite == "world" and wanted.path is None:
-        return next((Path(name) for name in wanted.models if is_run(name)), None)
-    return wanted.path
-
-
-def _search(wanted: Wanted, recipe: Recipe | None) -> SearchSpec:
-    """The sizes of results as the first run's recipe has them; the engine as it is asked for."""
-    spec = recipe.search if recipe else SearchSpec()
-    engine = "local" if not wanted.search or Path(wanted.search).is_dir() else wanted.search
-    fields = spec.model_dump() | {"engine": engine, "ranking": "lexical", "reranker": ""}
-    remote = [agent for agent in wanted.agents if agent != NATIVE]
-    if remote and engine != "local" and not engine.startswith(MCP):
-        raise UserError(
-            f"--search {engine}: {remote[0]} reaches tools over MCP alone; name an index's folder, "
-            "or an MCP server (mcp+http://…)"
-        )
-    return SearchSpec(**fields)
-
-
-def _place(wanted: Wanted) -> tuple[Place, SearchIndex | None]:
-    if wanted.closed_book:
-        return "nothing", None
-    if not wanted.search:
-        return "own", None
-    if Path(wanted.search).is_dir():
-        return "index", SearchIndex.open(Path(wanted.search))
-    web = wanted.search in KEYED or wanted.search.startswith(SEARXNG)
-    return ("web" if web else "index"), None
-
-
-def _terms(wanted: Wanted, recipe: Recipe | None) -> Terms:
-    spec = recipe.evaluation if recipe else EvaluationSpec()
-    sampled = None if wanted.greedy else spec.sampled
-    sampling = Sampling(**sampled.model_dump()) if sampled else Sampling(temperature=0.0)
-    return Terms(sampling, Limits(spec.context, spec.turns, spec.turn_tokens, spec.malformed_turns))
-
-
-def _conditions(plan: Plan, judge: Judge | None) -> dict[str, Any]:
-    """All that an answer or its grade depends on, but the model, its prompt and its agent."""
-    suite, wanted = plan.suite, plan.wanted
-    sampling = plan.terms.sampling
-    corpus = ""
-    if suite.passages is not None and not wanted.search:
-        corpus = _checksum(suite.passages)
-    elif wanted.search and Path(wanted.search).is_dir():
-        corpus = hashlib.sha256(Path(wanted.search, "meta.json").read_bytes()).hexdigest()
-    return {
-        "suite": suite.name,
-        "questions": suite.source.sha256,
-        "search": "closed book" if wanted.closed_book else wanted.search or "own corpus",
-        "corpus": corpus,
-        "results": plan.search.model_dump(
-            include={"results", "preview", "preview_chars", "page_chars"}
-        ),
-        "grader": str(grader_of(judge)),
-        "sampling": {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-        },
-        "limits": asdict(plan.terms.limits),
-        "seed": wanted.seed,
-    }
-
-
-def _checksum(passages: Sequence[Passage]) -> str:
-    digest = hashlib.sha256()
-    for passage in passages:
-        digest.update(json.dumps(asdict(passage)).encode())
-    return digest.hexdigest()
 
 
 def _index(plan: Plan, results: ResultsFolder) -> Path | None:
@@ -323,7 +169,9 @@ async def _run_entrant(
             arguments = ["serve", *entrant.serve, "--port", "0"]
             arguments += ["--context", str(plan.terms.limits.context)]
             arguments += ["--concurrency", str(plan.wanted.concurrency)]
-            served = await stack.enter_async_context(serving("the model's server", arguments, log_file))
+            served = await stack.enter_async_context(
+                serving("the model's server", arguments, log_file)
+            )
             up.append(served)
             url = served.url
             [model] = await asyncio.to_thread(served_models, url)

@@ -46,13 +46,18 @@ def write_report(folders: Sequence[Path], out: Path, examples: int, console: Con
 def _html(sections: Sequence[Section]) -> str:
     from jinja2 import Environment
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_without_controls
+    )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    environment.filters["printable"] = printable
     template = environment.from_string(
         files("nanoscout").joinpath("evaluation/report.html").read_text(encoding="utf-8")
     )
     return template.render(title=TITLE, sections=sections, version=__version__)
+
+
+def _without_controls(value: object) -> object:
+    return printable(value) if isinstance(value, str) else value
 
 
 def _markdown(sections: Sequence[Section], pictures: Sequence[str]) -> Iterator[str]:

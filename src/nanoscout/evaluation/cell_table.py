@@ -15,7 +15,14 @@ COST = ("searches", "visits", "tokens read", "tokens written", "seconds")
 
 def columns(cells: Sequence[dict[str, Any]]) -> list[str]:
     """Their hop counts have a column each, where there is more than one."""
-    return [*NAMES, "right", "95% CI", *(_hops(h) for h in _hop_counts(cells)), *COST, "not answered"]
+    return [
+        *NAMES,
+        "right",
+        "95% CI",
+        *(_hops(h) for h in _hop_counts(cells)),
+        *COST,
+        "not answered",
+    ]
 
 
 def row(cell: dict[str, Any], cells: Sequence[dict[str, Any]]) -> list[str]:

@@ -32,7 +32,9 @@ def pair(first: Answers, second: Answers) -> list[Pair]:
     if graders[0] and graders[1] and graders[0] != graders[1]:
         told = " and ".join(", ".join(sorted(names)) for names in graders)
         raise UserError(f"the two were graded by different graders ({told}): no comparison")
-    others = {asked.question.id: (asked, attempt, graded) for asked, attempt, graded in second.graded}
+    others = {
+        asked.question.id: (asked, attempt, graded) for asked, attempt, graded in second.graded
+    }
     pairs = []
     for asked, attempt, graded in first.graded:
         if asked.question.id not in others:

@@ -1,6 +1,6 @@
 """A folder of answers: what was asked, under which conditions, and every conversation.
 
-    FOLDER/conditions.json       what all answers here were given under: questions, search, grader, ...
+    FOLDER/conditions.json       what all answers were given under: suite, search, grader, ...
            questions.jsonl       the questions, one a line
            CELL/cell.json        one model with one agent, thinking or not
                 attempts.jsonl   its conversations, one a line, each written when it ends
@@ -164,7 +164,9 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[Answers]]:
     Raises UserError where there are none.
     """
     if not (path / CONDITIONS).exists():
-        raise UserError(f"{path}: no results here ({CONDITIONS} is missing); see nanoscout eval run")
+        raise UserError(
+            f"{path}: no results here ({CONDITIONS} is missing); see nanoscout eval run"
+        )
     asked = RecordLog(path / QUESTIONS, Asked).records
     cells = [
         CellLog(found.parent, Cell(**read_json(found)), asked).answers
