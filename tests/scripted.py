@@ -1,5 +1,6 @@
 """An engine that says what a test tells it to, through the real tokens of a real tokenizer."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -25,8 +26,15 @@ class ScriptedConversation:
         text = self.reply(self.tokenizer.decode(self.token_ids), self.seed)
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         ids = [*ids, self.tokenizer.eos_token_id][: sampling.max_tokens]
+        ended = False
+        for count, token_id in enumerate(ids, start=1):
+            if on_token is not None and on_token(token_id):
+                ids, ended = ids[:count], True
+                break
+            await asyncio.sleep(0)
         self.token_ids += ids
-        finish = Finish.STOP if ids[-1] == self.tokenizer.eos_token_id else Finish.LENGTH
+        ended = ended or ids[-1] == self.tokenizer.eos_token_id
+        finish = Finish.STOP if ended else Finish.LENGTH
         return Generation(ids, [-1.0] * len(ids), finish, policy_version=3)
 
     def rewind(self, length: int) -> None:

@@ -605,7 +605,7 @@ def test_simpleqa_runs_over_a_corpus_without_its_evidence_only_when_asked_for() 
         [
             (f"{wiki}Z%C3%BCrich#History",),
             ("https://x.org/a", "https://en.m.wikipedia.org/wiki/Alma"),
-            ("https://x.org/b",),
+            ("https://x.org/b", "http://[no address"),
             (),
         ]
     )

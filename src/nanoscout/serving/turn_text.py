@@ -55,7 +55,7 @@ class TurnText:
     def _until_now(self) -> tuple[str, str]:
         thought, rest = split_thought(self.text, self._thinks)
         if rest is None:
-            return _without_beginning_of(thought, (CLOSE, *self._stops)), ""
+            return _without_beginning_of(thought, (CLOSE, *self._stops)).rstrip("\n"), ""
         if not thought and OPEN.startswith(rest.lstrip()):
             return "", ""  # A thought may be beginning.
         marks = [mark for mark in (self._call_tag, *self._stops) if mark]

@@ -69,7 +69,7 @@ def _verdict(suite: Suite, place: str, doubt: str, anyway: bool) -> str:
         return place
     if not anyway:
         raise UserError(
-            f"suite {suite.name} over {place}: {doubt}, so its figures would mean little; "
+            f"suite {suite.name} over {place}: {doubt}, so its figures may mean little; "
             "search elsewhere, or ask for it with --anyway"
         )
     return f"{place}, asked for all the same although {doubt}"
@@ -96,7 +96,10 @@ def _holds(needed: Needed, has_page: Callable[[str], bool]) -> bool:
 
 def _spellings(url: str) -> set[str]:
     """The address without its fragment, and, of a Wikipedia page, as ours are written."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no address that a page could have
+        return set()
     plain = parts._replace(fragment="").geturl()
     if parts.netloc not in ("en.wikipedia.org", "en.m.wikipedia.org"):
         return {plain}
