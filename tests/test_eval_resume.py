@@ -11,15 +11,23 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from chat_server import ChatServer, chatting
+from click.testing import Result
 from judge_server import JudgeServer, exact, judging
+from one_request import open_agent
 from serving import PAGES
+from typer.testing import CliRunner
 
+from nanoscout import evaluating
+from nanoscout.cli import app
+from nanoscout.errors import UserError
+from nanoscout.judge.judge import TRIAL
 from nanoscout.search.index import SearchIndex
 
 COUNT = 24
@@ -56,33 +64,46 @@ def judge() -> Iterator[JudgeServer]:
         yield server
 
 
-Start = Callable[[Path], "subprocess.Popen[str]"]
+Options = dict[str, str]
 
 
 @pytest.fixture
-def start(inputs: Path, model: ChatServer, judge: JudgeServer) -> Start:
-    def start(out: Path) -> "subprocess.Popen[str]":
-        options = {
-            "--suite": "jsonl",
-            "--path": str(inputs / "questions.jsonl"),
-            "--search": str(inputs / "index"),
-            "--agent": "langgraph",
-            "--endpoint": model.url,
-            "--judge": judge.url,
-            "--judge-model": "strict",
-            "--concurrency": "4",
-            "--out": str(out),
-        }
-        words = [word for option in options.items() for word in option]
-        return subprocess.Popen(
-            [sys.executable, str(PROGRAM), "eval", "run", "told", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "COLUMNS": "200"},
-        )
+def options(inputs: Path, model: ChatServer, judge: JudgeServer) -> Options:
+    return {
+        "--suite": "jsonl",
+        "--path": str(inputs / "questions.jsonl"),
+        "--search": str(inputs / "index"),
+        "--agent": "langgraph",
+        "--endpoint": model.url,
+        "--judge": judge.url,
+        "--judge-model": "strict",
+        "--concurrency": "4",
+    }
 
-    return start
+
+def words(options: Options, out: Path) -> list[str]:
+    return ["eval", "run", "told", *chain.from_iterable(options.items()), "--out", str(out)]
+
+
+def start(options: Options, out: Path) -> "subprocess.Popen[str]":
+    """As a process, to be killed."""
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), *words(options, out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def run(options: Options, out: Path) -> Result:
+    """In this process."""
+    return CliRunner().invoke(app, words(options, out))
+
+
+@pytest.fixture(autouse=True)
+def one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluating, "open_agent", open_agent)
 
 
 def when_asked(model: ChatServer, number: int, do: Callable[[], object]) -> None:
@@ -90,7 +111,7 @@ def when_asked(model: ChatServer, number: int, do: Callable[[], object]) -> None
     reply, already = model.reply, len(model.chats)
 
     def answer(chat: list[dict[str, Any]]) -> str:
-        if len(model.chats) - already >= number:
+        if len(model.chats) - already >= number and model.reply is answer:
             model.reply = reply
             do()
         return reply(chat)
@@ -98,10 +119,14 @@ def when_asked(model: ChatServer, number: int, do: Callable[[], object]) -> None
     model.reply = answer
 
 
-def finished(process: "subprocess.Popen[str]") -> str:
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, err
-    return out
+def finished(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def judged(judge: JudgeServer) -> list[str]:
+    """The questions whose answers were graded; each start asks a trial question first."""
+    return [case["question"] for case in judge.cases if case["question"] != TRIAL.text]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -123,34 +148,42 @@ def figures(out: Path) -> dict[str, Any]:
 
 
 def test_a_killed_run_goes_on_and_does_nothing_twice(
-    start: Start, inputs: Path, model: ChatServer, judge: JudgeServer, tmp_path: Path
+    options: Options, model: ChatServer, judge: JudgeServer, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
-    process = start(out)
-    when_asked(model, 12, process.kill)
+    process = start(options, out)
+    children: list[psutil.Process] = []
+
+    def kill() -> None:
+        children.extend(psutil.Process(process.pid).children(recursive=True))
+        process.kill()
+
+    when_asked(model, 12, kill)
     process.communicate(timeout=100)
     assert process.returncode == -signal.SIGKILL
+    assert len(children) == 2  # the MCP server, and its leash
+    assert not psutil.wait_procs(children, timeout=30)[1]
 
     attempts, grades = kept(out, "attempts"), kept(out, "grades")
     assert 8 <= len(attempts) < COUNT
-    asked, judged = len(model.chats), len(judge.cases)
-    before = (out / "told--langgraph" / "attempts.jsonl").read_bytes()
-    with open(out / "told--langgraph" / "attempts.jsonl", "ab") as file:
+    asked_before, judged_before = len(model.chats), len(judged(judge))
+    path = out / "told--langgraph" / "attempts.jsonl"
+    before = path.read_bytes()
+    with open(path, "ab") as file:
         file.write(b'{"question_id": "q')  # what a kill leaves of a line
 
-    told = finished(start(out))
-    assert f"{len(grades)} answers are there already" in told
+    assert f"{len(grades)} answers are there already" in finished(run(options, out))
     texts = {f"q{n}": f"What is number {n}" for n in range(COUNT)}
-    assert sorted(model.asked()[asked:]) == sorted(
+    assert sorted(model.asked()[asked_before:]) == sorted(
         text for name, text in texts.items() if name not in attempts
     )
-    again = [case["question"] for case in judge.cases[judged:]]
+    again = judged(judge)[judged_before:]
     assert max(Counter(again).values()) == 1
     assert not set(again) & {texts[name] for name in grades}
-    assert (out / "told--langgraph" / "attempts.jsonl").read_bytes().startswith(before)
+    assert path.read_bytes().startswith(before)
 
     whole = tmp_path / "whole"
-    finished(start(whole))
+    finished(run(options, whole))
     assert figures(out) == figures(whole)
     [cell] = figures(out)["cells"]
     assert (cell["n"], cell["correct"], cell["unasked"]) == (COUNT, 0.5, 0)
@@ -158,65 +191,59 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(
     assert cell["by_topic"]["t0"]["correct"] == 1.0
     assert cell["grader"].startswith("judge strict")
     for kind in ("attempts", "grades"):
-        one, other = kept(out, kind), kept(whole, kind)
-        assert one == other
+        assert kept(out, kind) == kept(whole, kind)
 
-    asked, judged = len(model.chats), len(judge.cases)
-    finished(start(out))
-    assert (len(model.chats), len(judge.cases)) == (asked, judged)
+    done = len(model.chats), len(judged(judge))
+    finished(run(options, out))
+    assert (len(model.chats), len(judged(judge))) == done
     assert figures(out) == figures(whole)
 
 
-def test_no_server_outlives_the_run_however_it_ends(
-    start: Start, model: ChatServer, inputs: Path, tmp_path: Path
+def test_ctrl_c_ends_the_servers_and_says_how_to_go_on(
+    options: Options, model: ChatServer, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    for end in (signal.SIGKILL, signal.SIGINT):
-        process = start(out)
-        started: list[psutil.Process] = []
+    process = start(options, tmp_path / "out")
+    children: list[psutil.Process] = []
 
-        def stop(process: Any = process, end: int = end, started: Any = started) -> None:
-            started += psutil.Process(process.pid).children(recursive=True)
-            process.send_signal(end)
+    def stop() -> None:
+        children.extend(psutil.Process(process.pid).children(recursive=True))
+        process.send_signal(signal.SIGINT)
 
-        when_asked(model, 4, stop)
-        _, err = process.communicate(timeout=100)
-        assert len(started) == 2  # the leash and the server
-        psutil.wait_procs(started, timeout=30)
-        assert not [child for child in started if child.is_running()]
+    when_asked(model, 8, stop)
+    _, err = process.communicate(timeout=100)
     assert process.returncode == 130
     assert "the same command" in err
     assert "Traceback" not in err
-    assert kept(out, "attempts")
+    assert len(children) == 2
+    assert not psutil.wait_procs(children, timeout=30)[1]
+    assert kept(tmp_path / "out", "attempts")
 
 
 def test_a_server_that_dies_midway_ends_the_run_and_keeps_what_was_done(
-    start: Start, model: ChatServer, tmp_path: Path
+    options: Options, model: ChatServer, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    process = start(out)
 
     def kill_the_mcp_server() -> None:
-        [leash] = psutil.Process(process.pid).children()
+        [leash] = psutil.Process().children()
         [server] = leash.children()
         server.kill()
-        leash.wait(30)
+        psutil.wait_procs([server], timeout=30)
 
     when_asked(model, 6, kill_the_mcp_server)
-    _, err = process.communicate(timeout=100)
-    assert process.returncode == 2
-    [line] = err.splitlines()
-    assert "the MCP server ended (status 137)" in line
-    assert f"What was done is kept in {out}; the same command goes on" in line
-    assert len(kept(out, "attempts")) >= 2
-    asked = len(model.chats)
-    finished(start(out))
-    assert len(model.chats) - asked <= COUNT - 2
+    error = run(options, out).exception
+    assert isinstance(error, UserError)
+    assert "the MCP server ended (status 137)" in str(error)
+    assert f"What was done is kept in {out}; the same command goes on" in str(error)
+    done = len(kept(out, "attempts"))
+    assert done >= 2
+    finished(run(options, out))
+    assert len(kept(out, "attempts")) == COUNT
     assert figures(out)["cells"][0]["n"] == COUNT
 
 
 def test_an_endpoint_that_fails_ends_the_run_and_what_failed_is_asked_again(
-    start: Start, model: ChatServer, tmp_path: Path
+    options: Options, model: ChatServer, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
 
@@ -226,15 +253,14 @@ def test_an_endpoint_that_fails_ends_the_run_and_what_failed_is_asked_again(
         return said(chat)
 
     model.reply = fail
-    _, err = (process := start(out)).communicate(timeout=100)
-    assert process.returncode == 2
-    [line] = [line for line in err.splitlines() if line.startswith("nanoscout")]
-    assert "5 times on end" in line
+    error = run(options, out).exception
+    assert isinstance(error, UserError)
+    assert "5 times on end" in str(error)
     done = len(kept(out, "attempts"))
     assert 6 <= done <= 10
     [cell] = json.loads((out / "results.json").read_text())["cells"]
     assert cell["unasked"] == COUNT - done
     assert cell["n"] == done  # what could not be asked is not wrong
     model.reply = said
-    finished(start(out))
+    finished(run(options, out))
     assert figures(out)["cells"][0]["correct"] == 0.5

@@ -411,9 +411,11 @@ def main() -> None:
     except UserError as error:
         print(f"nanoscout: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "nanoscout: stopped; eval run goes on with the same command, train with --resume, too",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # what typer makes of Ctrl-C
+            print(
+                "nanoscout: stopped; eval run --suite goes on with the same command, train with "
+                "--resume, too",
+                file=sys.stderr,
+            )
+        raise

@@ -4,6 +4,7 @@ Its standard input is a pipe that nobody writes to. It ends when the other end i
 ended that (SIGKILL, too), and then the command is ended. Imports nothing that takes time.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ def main(command: list[str]) -> int:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
     def end_with_the_starter() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)
         process.terminate()
         try:
             process.wait(10)
@@ -21,7 +22,8 @@ def main(command: list[str]) -> int:
             process.kill()
 
     threading.Thread(target=end_with_the_starter, daemon=True).start()
-    return process.wait()
+    code = process.wait()
+    return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":
