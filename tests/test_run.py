@@ -133,7 +133,7 @@ def test_eval_and_ask_use_the_run_folder_alone(finished: Path, tmp_path: Path) -
     assert "Answer:" in asked.stdout or "No answer:" in asked.stdout
     out = tmp_path / "figures.json"
     evaluated = nanoscout(
-        "eval", str(finished), "--questions", "4", "--out", str(out), cwd=tmp_path
+        "eval", "run", str(finished), "--questions", "4", "--out", str(out), cwd=tmp_path
     )
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(out.read_text())["greedy"]["n"] == 4

@@ -1,11 +1,13 @@
 """Intervals: known answers and sane properties."""
 
+import math
+
 import numpy as np
 import pytest
 
 from nanoscout.evaluation.comparison import compare
 from nanoscout.evaluation.evaluate import Evaluation, Outcome
-from nanoscout.evaluation.statistics import paired_difference
+from nanoscout.evaluation.statistics import mcnemar, paired_difference, wilson
 
 
 def test_known_answers() -> None:
@@ -68,3 +70,62 @@ def test_comparison_pairs_by_question_and_splits_by_hops() -> None:
         "1": 50.0,
         "2": 100.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775328),  # 0 of n: high = z^2 / (n + z^2)
+        (10, 10, 0.7224672, 1.0),
+        (5, 10, 0.2365931, 0.7634069),
+        (81, 263, 0.2552906, 0.3662105),  # Newcombe (1998), table I: .2553 to .3662
+        (15, 148, 0.0624, 0.1605),  # the same table
+    ],
+)
+def test_wilson_intervals_are_the_published_ones(
+    right: int, n: int, low: float, high: float
+) -> None:
+    assert wilson(right, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_refuses_what_is_no_share() -> None:
+    for right, n in ((0, 0), (-1, 3), (4, 3)):
+        with pytest.raises(ValueError, match="need 0 <= right <= n"):
+            wilson(right, n)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [
+        (0, 0, 1.0),
+        (1, 0, 1.0),  # 2 * 1/2
+        (0, 6, 2 / 64),
+        (2, 8, 2 * (1 + 10 + 45) / 1024),
+        (8, 2, 2 * (1 + 10 + 45) / 1024),
+        (5, 5, 1.0),  # twice the lower half would be above 1
+        (1, 9, 2 * (1 + 10) / 1024),
+    ],
+)
+def test_mcnemar_by_hand(only_first: int, only_second: int, p: float) -> None:
+    assert mcnemar(only_first, only_second) == pytest.approx(p, rel=1e-12)
+
+
+def test_mcnemar_of_many_questions_is_near_the_normal_approximation() -> None:
+    """With continuity correction: chi = (|b - c| - 1) / sqrt(b + c)."""
+    b, c = 1_000, 1_100
+    chi = (abs(b - c) - 1) / math.sqrt(b + c)
+    assert mcnemar(b, c) == pytest.approx(math.erfc(chi / math.sqrt(2)), rel=0.02)
+
+
+def test_bootstrap_is_near_the_analytic_interval() -> None:
+    """For many questions the interval is d +- 1.96 sqrt((b + c)/n - d^2) / sqrt(n)."""
+    n, b, c = 4_000, 300, 500
+    before = [True] * b + [False] * c + [True] * (n - b - c)
+    after = [False] * b + [True] * c + [True] * (n - b - c)
+    points, interval = paired_difference(before, after)
+    difference = (c - b) / n
+    half = 1.96 * math.sqrt(((b + c) / n - difference**2) / n)
+    assert points == pytest.approx(5.0)
+    assert interval == pytest.approx(
+        (100 * (difference - half), 100 * (difference + half)), abs=0.06
+    )

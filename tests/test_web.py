@@ -387,7 +387,7 @@ def test_ask_and_eval_take_another_engine(site: Website, run: Path, tmp_path: Pa
     assert asked.exception is None
     assert asked.stdout.startswith("Searching with searxng.\n")
     out = tmp_path / "figures.json"
-    evaluated = nanoscout("eval", str(run), "--questions", "1", "--out", str(out), *other)
+    evaluated = nanoscout("eval", "run", str(run), "--questions", "1", "--out", str(out), *other)
     assert evaluated.exception is None
     assert json.loads(out.read_text())["search"] == "searxng"
     refused = nanoscout("ask", "What?", "--run", str(run), "--search", "brave")

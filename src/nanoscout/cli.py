@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from nanoscout.errors import UserError
+from nanoscout.eval_cli import eval_app
 from nanoscout.recipe import RankingSpec, SearchSpec, load_recipe
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ index_app = typer.Typer(help="A search index of your own documents.", no_args_is
 app.add_typer(index_app, name="index")
 web_app = typer.Typer(help="The open web as a model sees it.", no_args_is_help=True)
 app.add_typer(web_app, name="web")
+app.add_typer(eval_app, name="eval")
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; repeatable."),
@@ -106,25 +108,6 @@ def ask(
     from nanoscout.ask import ask_run
 
     ask_run(question, run, Console(), _overrides(set_, search))
-
-
-@app.command("eval")
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run's folder: its questions, tools and prompt.")],
-    model: Annotated[
-        str, typer.Option(help="A model folder or name; by default the run's trained model.")
-    ] = "",
-    questions: Annotated[
-        int | None, typer.Option(min=1, help="Ask only the first so many held-out questions.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write the figures as JSON.")] = None,
-    search: OtherEngine = "",
-    set_: Overrides = None,
-) -> None:
-    """Ask a model a run's held-out questions and count the right answers."""
-    from nanoscout.run import evaluate_run
-
-    evaluate_run(run, model, questions, out, Console(), _overrides(set_, search))
 
 
 def _overrides(given: list[str] | None, search: str) -> list[str]:
@@ -428,8 +411,11 @@ def main() -> None:
     except UserError as error:
         print(f"nanoscout: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "nanoscout: stopped; train goes on with the same command and --resume", file=sys.stderr
-        )
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # what typer makes of Ctrl-C
+            print(
+                "nanoscout: stopped; eval run --suite goes on with the same command, train with "
+                "--resume, too",
+                file=sys.stderr,
+            )
+        raise

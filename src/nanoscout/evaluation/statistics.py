@@ -1,10 +1,36 @@
-"""Intervals for shares of right answers: paired bootstrap over questions."""
+"""How sure a share of right answers is, and a difference between two of them."""
 
 from collections.abc import Sequence
+from math import comb, sqrt
 
 import numpy as np
 
 RESAMPLES = 10_000
+Z = 1.959963984540054
+"""The normal distribution's 97.5% quantile."""
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95% interval of a share of `right` out of n > 0, in [0, 1] (Wilson 1927).
+
+    Unlike the textbook's p +- 1.96 sd it stays within [0, 1], and has a width where all are right.
+    """
+    if not 0 <= right <= n or not n:
+        raise ValueError(f"need 0 <= right <= n and n > 0, got {right} of {n}")
+    middle = (right + Z**2 / 2) / (n + Z**2)
+    half = Z * sqrt(right * (n - right) / n + Z**2 / 4) / (n + Z**2)
+    # Rounding must not leave a share of 0 or 1 outside of its own interval.
+    return (0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p-value that two answerers are equally good (McNemar 1947).
+
+    Given are the questions that one of the two alone got right: if they are equally good, each
+    falls to either with probability 1/2. 1.0 where there are none.
+    """
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
 
 
 def paired_difference(
