@@ -1,4 +1,4 @@
-"""The suites as Inspect's tasks, offline: its mock model, an endpoint of OpenAI's kind, our agent."""
+"""The suites as Inspect's tasks, offline: its mock model, an endpoint of OpenAI's, our agent."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ inspect_ai = pytest.importorskip("inspect_ai", reason="needs the extra inspect")
 
 from inspect_ai.log import EvalLog, read_eval_log  # noqa: E402
 from inspect_ai.model import ModelOutput, get_model  # noqa: E402
+from inspect_ai.model._providers.mockllm import MockLLM  # noqa: E402
 
 from nanoscout.inspect_tasks import suite  # noqa: E402
 
@@ -48,7 +49,14 @@ def accuracy(log: EvalLog) -> float:
     return log.results.scores[0].metrics["accuracy"].value
 
 
-def test_a_model_of_inspects_searches_over_mcp_and_is_graded(inputs: Path) -> None:
+def test_a_model_of_inspects_searches_over_mcp_and_is_graded(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def length(self: MockLLM, text: str) -> int:
+        return len(text)
+
+    # Inspect's mock model would fetch an encoding to count its tokens with.
+    monkeypatch.setattr(MockLLM, "count_text_tokens", length)
     path = str(inputs / "questions.jsonl")
     said = [
         ModelOutput.for_tool_call("mockllm/model", "web_search", {"query": "Alma Voss"}),

@@ -98,9 +98,8 @@ def make_plan(wanted: Wanted) -> Plan:
     search = _search(wanted, recipe)
     suite = open_suite(wanted.suite, _suite_path(wanted), wanted.questions, wanted.seed)
     place, index = _place(wanted)
-    evidence = check_evidence(
-        suite, place, index and (lambda url: index.passage(url) is not None), anyway=wanted.anyway
-    )
+    has_page = None if index is None else lambda url: index.passage(url) is not None
+    evidence = check_evidence(suite, place, has_page, anyway=wanted.anyway)
     if wanted.endpoint:
         check_endpoint(wanted.endpoint, wanted.models, wanted.endpoint_key_env)
         named = zip(labels(wanted.models), wanted.models, strict=True)

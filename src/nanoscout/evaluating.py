@@ -178,8 +178,8 @@ async def _run_entrant(
         for log in remote:
             tools = search.engine.removeprefix("mcp:").removeprefix("mcp+")
             cell = log.answers.cell
-            where = Remote(url, model, tools, cell.thinking, plan.wanted.endpoint_key_env)
-            await run_cell(log, where, up)
+            key = plan.wanted.endpoint_key_env
+            await run_cell(log, Remote(url, model, tools, cell.thinking, key), up)
 
 
 def _is_open(log: CellLog) -> bool:

@@ -44,7 +44,7 @@ class Agent(Protocol):
 
     @property
     def name(self) -> str:
-        """native, langgraph, smolagents-code or smolagents-tools."""
+        """One of evaluation/agents' AGENTS."""
         ...
 
     async def __aenter__(self) -> "Agent": ...

@@ -5,7 +5,7 @@ from nanoscout.evaluation.agents.native import NativeAgent
 from nanoscout.evaluation.agents.terms import InProcess, Remote, Terms
 from nanoscout.evaluation.attempt import Agent
 
-AGENTS = ("native", "langgraph", "smolagents-code", "smolagents-tools")
+AGENTS = ("native", "langgraph")
 
 
 def open_agent(name: str, terms: Terms, where: InProcess | Remote) -> Agent:
@@ -23,4 +23,10 @@ def open_agent(name: str, terms: Terms, where: InProcess | Remote) -> Agent:
         )
     if isinstance(where, InProcess):
         return NativeAgent(terms, where)
-    raise UserError(f"--agent {name}: not there yet")
+    try:
+        from nanoscout.evaluation.agents.langgraph import LangGraphAgent
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--agent {name}: {error.name} is missing: pip install 'nanoscout[agents]'"
+        ) from None
+    return LangGraphAgent(terms, where)
