@@ -14,6 +14,7 @@ from typing import Any
 from results import machine
 
 OURS = "ours"
+KEYS = {"ours", "peers", "ratios", "spread", "machine", "missing", "about", "rounds"}
 
 
 class Comparison:
@@ -23,6 +24,7 @@ class Comparison:
         self.rounds: list[dict[str, Any]] = kept.get("rounds", [])
         self._about: dict[str, dict[str, Any]] = kept.get("about", {})
         self._missing: dict[str, str] = kept.get("missing", {})
+        self._more = {key: kept[key] for key in kept if key not in KEYS}
         self._first = 1 + max((entry["round"] for entry in self.rounds), default=-1)
 
     def about(self, who: str, **facts: Any) -> None:
@@ -65,7 +67,7 @@ class Comparison:
             "ratios": {name: statistics.median(values) for name, values in ratios.items()},
             "spread": {name: [min(values), max(values)] for name, values in ratios.items()},
             "machine": machine(),
-            **more,
+            **(self._more | more),
             "missing": self._missing,
             "about": self._about,
             "rounds": self.rounds,

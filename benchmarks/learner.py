@@ -11,6 +11,7 @@ the same. `ours, nothing shared` runs one trajectory after the other through the
 import argparse
 import asyncio
 import json
+import random
 import tempfile
 import time
 from contextlib import ExitStack
@@ -55,7 +56,7 @@ def main() -> None:
     model, tokenizer = load_model(ModelSpec(source=options.model, dtype=options.dtype))
     comparison = Comparison("learner", options.results, add=options.add)
     kept = options.results.parent / "out" / f"trajectories-{options.model.replace('/', '-')}.json"
-    optimiser, samples = trajectories(kept, model, tokenizer)
+    optimiser, banned_ids, samples = trajectories(kept, model, tokenizer)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         trl = None
@@ -81,7 +82,7 @@ def main() -> None:
                 comparison.about(TRL, **trl.about)
             except PeerMissing as missing:
                 comparison.missing(TRL, str(missing))
-        learner = Learner(model, optimiser, ObjectiveSpec())
+        learner = Learner(model, optimiser, ObjectiveSpec(), banned_ids)
         comparison.about(
             OURS,
             settings=f"{optimiser.microbatch_tokens} tokens a micro-batch, float32 masters, "
@@ -89,7 +90,11 @@ def main() -> None:
         )
         batch = learner.pack(samples)
         work = model_flops(model, batch)
-        more = {"gradient_cosine": gradient_cosine(learner, samples)} if not options.add else {}
+        more = (
+            {"gradient_cosine": gradient_cosine(learner, samples)}
+            if UNSHARED in options.who
+            else {}
+        )
         peak = peak_flops(model.dtype)
         for number in range(options.rounds):
             for who in options.who:
@@ -133,13 +138,21 @@ def main() -> None:
 
 def trajectories(
     path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> tuple[OptimiserSpec, list[Sample]]:
-    """The quickstart's optimiser, and the samples: those that `path` keeps, or new ones."""
+) -> tuple[OptimiserSpec, list[int], list[Sample]]:
+    """The quickstart's optimiser and banned tokens, and the samples that `path` keeps, or new ones.
+
+    Rewards are random, so that every group has a signal.
+    """
     with tempfile.TemporaryDirectory() as folder:
         world = open_world(Path(folder), model, tokenizer)
         optimiser = world.recipe.optimiser.model_copy(update={"lr": LR, "warmup_steps": 0})
+        banned_ids = sorted(world.setting.environment.dialogue.banned_ids)
         if path.exists():
-            return optimiser, [Sample(**entry) for entry in json.loads(path.read_text())]
+            return (
+                optimiser,
+                banned_ids,
+                [Sample(**entry) for entry in json.loads(path.read_text())],
+            )
         stage = world.recipe.stage[0]
         requests = [
             EpisodeRequest(world.questions[index // GROUP], Sampling(), seed=index)
@@ -153,17 +166,17 @@ def trajectories(
                 Limits(stage.context, stage.turns, stage.turn_tokens, stage.malformed_turns),
             )
         )
-    lengths = [-float(trajectory.sampled_tokens) for trajectory in done]
-    advantages: list[float] = []
+    rng = random.Random(0)
+    samples = []
     for start in range(0, len(done), GROUP):
-        advantages += group_advantages(lengths[start : start + GROUP]).tolist()
-    samples = [
-        Sample(t.token_ids, t.sampled, t.logprobs, advantage or 0.1)
-        for t, advantage in zip(done, advantages, strict=True)
-    ]
-    path.parent.mkdir(exist_ok=True)
+        advantages = group_advantages([rng.random() for _ in range(GROUP)]).tolist()
+        for trajectory, advantage in zip(done[start : start + GROUP], advantages, strict=True):
+            samples.append(
+                Sample(trajectory.token_ids, trajectory.sampled, trajectory.logprobs, advantage)
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(sample) for sample in samples]))
-    return optimiser, samples
+    return optimiser, banned_ids, samples
 
 
 def unshared(learner: Learner, samples: list[Sample]) -> float:

@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -163,7 +164,7 @@ def whole_step(settings: Job) -> Any:
     from nanoscout.tools.search_tools import WebSearch
 
     search = LocalSearch(
-        SearchIndex.open(settings["index"]), preview_chars=settings["preview_chars"]
+        SearchIndex.open(Path(settings["index"])), preview_chars=settings["preview_chars"]
     )
     tool = WebSearch(search, settings["results"])
 

@@ -1,14 +1,12 @@
 """Peers in environments of their own: `.peers/NAME`, which `make peers` builds.
 
 A peer that is not there, or that does not start, is missing, with the reason; that is a line of
-the table and no failure.
+the table and no failure. What it prints is kept in benchmarks/out/.
 """
 
 import json
 import os
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,12 +73,14 @@ def open_peer(
     if not python.exists():
         raise PeerMissing(f"{folder / environment} is not there; make peers builds it")
     path = Path(__file__).parent / script
-    with tempfile.TemporaryFile("w+") as log:
+    logs = Path(__file__).parent / "out"
+    logs.mkdir(exist_ok=True)
+    with (logs / f"{path.stem}.log").open("w+") as log:
         process = subprocess.Popen(
             [str(python), str(path), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log if not os.environ.get("SHOW_PEERS") else sys.stderr,
+            stderr=log,
             text=True,
             env=os.environ | preloaded(python.parents[1]),
         )
