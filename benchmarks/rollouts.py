@@ -28,6 +28,7 @@ from work import Turn, conversations, longest, open_world, sampled_tokens
 from nanoscout.engine.protocol import Sampling
 from nanoscout.engine.torch_engine import EngineStats, TorchEngine
 from nanoscout.models import load_model, save_model
+from nanoscout.models.load import locate
 from nanoscout.recipe import ModelSpec
 from nanoscout.rlvr.packing import common_prefix
 
@@ -36,6 +37,8 @@ PEERS = {
     "transformers generate": ("trl", "peer_transformers.py", ("generate",)),
     "transformers continuous batching": ("trl", "peer_transformers.py", ("continuous",)),
 }
+VLLM_ROWS, VLLM_CONTEXT = 64, 2048
+"""Always the same, for what it compiles (minutes) depends on them."""
 CHECKED, CHECKED_TOKENS = 4, 12
 """Conversations of the check, and tokens sampled in each of their turns."""
 
@@ -57,7 +60,11 @@ def main() -> None:
     comparison = Comparison("rollouts", options.results, add=options.add)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        save_model(model, tokenizer, folder / "model")
+        if options.model.startswith("tiny:"):
+            save_model(model, tokenizer, folder / "model")
+            model_folder = str(folder / "model")
+        else:  # vLLM compiles anew for every path
+            model_folder = locate(options.model)[0]
         world = open_world(folder, model, tokenizer)
         works = {count: conversations(world, count) for count in options.conversations}
         comparison.about(OURS, settings=f"TorchEngine, {torch.get_num_threads()} threads")
@@ -66,8 +73,8 @@ def main() -> None:
             if who != OURS:
                 environment, script, more = PEERS[who]
                 if environment == "vllm":
-                    more = (str(max(works)), str(max(map(longest, works.values())) + 16))
-                arguments = [str(folder / "model"), options.dtype, *more]
+                    more = (str(max(VLLM_ROWS, *works)), str(VLLM_CONTEXT))
+                arguments = [model_folder, options.dtype, *more]
                 try:
                     peers[who] = stack.enter_context(
                         open_peer(environment, script, arguments, folder=options.peers)
