@@ -64,7 +64,7 @@ def preloaded(environment: Path) -> dict[str, str]:
 def open_peer(
     environment: str,
     script: str,
-    arguments: Sequence[str] = (),
+    arguments: Sequence[str],
     *,
     folder: Path = FOLDER,
 ) -> Iterator[Peer]:
@@ -75,7 +75,7 @@ def open_peer(
     path = Path(__file__).parent / script
     logs = Path(__file__).parent / "out"
     logs.mkdir(exist_ok=True)
-    with (logs / f"{path.stem}.log").open("w+") as log:
+    with (logs / f"{path.stem}-{Path(arguments[-1]).stem}.log").open("w+") as log:
         process = subprocess.Popen(
             [str(python), str(path), *arguments],
             stdin=subprocess.PIPE,

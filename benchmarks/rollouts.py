@@ -68,6 +68,8 @@ def main() -> None:
         world = open_world(folder, model, tokenizer)
         works = {count: conversations(world, count) for count in options.conversations}
         comparison.about(OURS, settings=f"TorchEngine, {torch.get_num_threads()} threads")
+        warm_up = [[Turn(list(range(10)), 3)]] * 2
+        ours(model, warm_up, greedy=False)
         peers: dict[str, Peer] = {}
         for who in options.who:
             if who != OURS:
@@ -80,8 +82,7 @@ def main() -> None:
                         open_peer(environment, script, arguments, folder=options.peers)
                     )
                     comparison.about(who, **peers[who].about)
-                    warm = [_plain([Turn(list(range(10)), 3)] * 2)]
-                    peers[who].ask(work=warm, greedy=False)
+                    peers[who].ask(work=_plain(warm_up), greedy=False)
                 except PeerMissing as missing:
                     peers.pop(who, None)
                     comparison.missing(who, str(missing))
@@ -103,7 +104,7 @@ def main() -> None:
                         }
                     elif who in peers:
                         try:
-                            answer = peers[who].ask(work=_plain_all(work), greedy=False)
+                            answer = peers[who].ask(work=_plain(work), greedy=False)
                         except PeerMissing as missing:
                             peers.pop(who)
                             comparison.missing(who, str(missing))
@@ -182,7 +183,7 @@ def check(
     _, mine, _ = ours(model, sample, greedy=True)
     shares = {}
     for who, peer in peers.items():
-        theirs = peer.ask(work=_plain_all(sample), greedy=True)["tokens"]
+        theirs = peer.ask(work=_plain(sample), greedy=True)["tokens"]
         common = [common_prefix(a, b) / len(a) for a, b in zip(mine, theirs, strict=True)]
         shares[who] = statistics.mean(common)
         print(f"greedy check: {who} chose our tokens up to {shares[who]:.0%}", flush=True)
@@ -195,12 +196,9 @@ def _check_counts(who: str, work: list[list[Turn]], sampled: list[list[int]]) ->
         raise SystemExit(f"{who} did not sample as many tokens as it was to")
 
 
-def _plain(turns: Sequence[Turn]) -> list[tuple[list[int], int]]:
-    return [(turn.given, turn.count) for turn in turns]
-
-
-def _plain_all(work: Sequence[Sequence[Turn]]) -> list[list[tuple[list[int], int]]]:
-    return [_plain(turns) for turns in work]
+def _plain(work: Sequence[Sequence[Turn]]) -> list[list[tuple[list[int], int]]]:
+    """The work as JSON."""
+    return [[(turn.given, turn.count) for turn in turns] for turns in work]
 
 
 if __name__ == "__main__":
