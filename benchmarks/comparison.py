@@ -2,7 +2,8 @@
 
 In a round everyone does the same work in turn; a ratio is a round's, a peer's seconds over ours.
 results/NAME.json holds every round besides medians and spread, so that a long benchmark can be
-run in parts: with `add` the rounds that are there stay.
+run in parts: with `add` the rounds that are there stay, and with `first` a process goes on with a
+round that others have begun.
 """
 
 import json
@@ -18,14 +19,15 @@ KEYS = {"ours", "peers", "ratios", "spread", "machine", "missing", "about", "rou
 
 
 class Comparison:
-    def __init__(self, name: str, folder: Path, *, add: bool):
+    def __init__(self, name: str, folder: Path, *, add: bool, first: int | None = None):
         self.path = folder / f"{name}.json"
         kept = json.loads(self.path.read_text()) if add and self.path.exists() else {}
         self.rounds: list[dict[str, Any]] = kept.get("rounds", [])
         self._about: dict[str, dict[str, Any]] = kept.get("about", {})
         self._missing: dict[str, str] = kept.get("missing", {})
         self._more = {key: kept[key] for key in kept if key not in KEYS}
-        self._first = 1 + max((entry["round"] for entry in self.rounds), default=-1)
+        last = max((entry["round"] for entry in self.rounds), default=-1)
+        self._first = last + 1 if first is None else first
 
     def about(self, who: str, **facts: Any) -> None:
         """Versions and settings of one of those compared."""

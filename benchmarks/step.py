@@ -49,12 +49,13 @@ def main() -> None:
     parser.add_argument("--who", nargs="+", default=[OURS, TRL])
     parser.add_argument("--rows", type=int, default=8, help="TRL's micro-batch")
     parser.add_argument("--add", action="store_true", help="keep the rounds that are there")
+    parser.add_argument("--first", type=int, help="with --add: number of the first round")
     parser.add_argument("--peers", type=Path, default=FOLDER)
     parser.add_argument("--results", type=Path, default=RESULTS, help="where they are kept")
     options = parser.parse_args()
 
     model, tokenizer = load_model(ModelSpec(source=options.model, dtype=options.dtype))
-    comparison = Comparison("step", options.results, add=options.add)
+    comparison = Comparison("step", options.results, add=options.add, first=options.first)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         world = open_world(folder, model, tokenizer, SYSTEM)
