@@ -27,7 +27,12 @@ from trl import GRPOConfig, GRPOTrainer
 TEMPLATE = """\
 {%- for message in messages %}
     {{- '<|im_start|>' + ('user' if message.role == 'tool' else message.role) + '\\n' }}
-    {{- message.content + '<|im_end|>\\n' }}
+    {{- message.content }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<tool>{"name": "' + call.function.name + '", "args": ' }}
+        {{- (call.function.arguments | tojson) + '}</tool>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 """The model's own, with our way of giving results: in a user turn."""
