@@ -88,9 +88,23 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what the run will need; loads no weights.")
+    ] = False,
+    memory: Annotated[
+        str, typer.Option(help="With --plan: memory to plan for, e.g. 24GB; by default this one's.")
+    ] = "",
+    json: AsJson = False,
 ) -> None:
     """Evaluate a model, train it as the recipe says, and evaluate it again."""
     resolved = load_recipe(recipe, set_)
+    if plan:
+        from nanoscout.planning.report import show_plan
+
+        show_plan(resolved, memory, Console(), as_json=json)
+        return
+    if memory or json:
+        raise UserError("--memory and --json go with --plan")
     from nanoscout.run import train_run
 
     folder = out or Path("runs") / resolved.name

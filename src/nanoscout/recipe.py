@@ -267,6 +267,9 @@ class OptimiserSpec(Spec):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    state: Literal["float32", "int8"] = "float32"
+    """AdamW's two moments of each weight: 8 bytes, or 2 of them (rlvr/optimiser.py; needs the extra
+    `eightbit`)."""
     microbatch_tokens: Positive = 4_096
     """Tokens that go through the learner at once; bounds memory, changes no gradient."""
     checkpoint_layers: bool = False

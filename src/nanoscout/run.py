@@ -37,6 +37,7 @@ from nanoscout.progress import ConsoleReporter
 from nanoscout.questions import QuestionSet, load_questions
 from nanoscout.recipe import Recipe, load_recipe
 from nanoscout.rewards import find_reward
+from nanoscout.rlvr.optimiser import adamw
 from nanoscout.rlvr.trainer import Trainer
 from nanoscout.setting import Setting, make_setting, open_setting, prepare_folder
 
@@ -46,6 +47,7 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
     for stage in recipe.stage:
         for name in stage.rewards:
             find_reward(name)
+    adamw(recipe.optimiser)  # so that a missing extra is told before the work
     _check_folder(recipe, folder, resume)
     if (folder / "summary.json").exists():
         console.print(f"{folder} is a finished run.")

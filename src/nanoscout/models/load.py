@@ -35,6 +35,7 @@ from transformers.utils import logging as transformers_logging
 
 from nanoscout.errors import UserError
 from nanoscout.models import smollm2, tiny
+from nanoscout.models.known import known_config
 from nanoscout.recipe import ModelSpec
 
 
@@ -74,6 +75,16 @@ def model_files(source: str, patterns: Sequence[str]) -> tuple[Path, PretrainedC
         if not Path(location).is_dir():
             location = snapshot_download(location, allow_patterns=list(patterns), **options)
         return Path(location), AutoConfig.from_pretrained(location, local_files_only=True)
+
+
+def load_config(source: str) -> PretrainedConfig:
+    """A model's configuration without its weights; a few are known by heart (models/known.py).
+
+    Raises UserError as `load_model` does.
+    """
+    if source.startswith(tiny.PREFIX):
+        return tiny.model(source).config
+    return known_config(source) or model_files(source, ["config.json"])[1]
 
 
 def save_model(

@@ -2,14 +2,21 @@
 
 Gradients are summed in float32: as soon as autograd has finished a parameter's gradient, a hook
 adds it to the master's and frees it. So micro-batches may be many and small without losing bits.
+
+AdamW's two moments are float32, or 8 bits each with a scale for every 256 of them (Dettmers et al.
+2021, arXiv 2110.02861), by the library bitsandbytes, which has that for CPU and CUDA. It leaves
+tensors of fewer than 4,096 weights, such as norms, at float32. The masters are float32 either way.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nanoscout.errors import UserError
 from nanoscout.recipe import OptimiserSpec
 
 DECAY_SHARE = 0.2
@@ -35,17 +42,26 @@ def learning_rate(spec: OptimiserSpec, update: int, total: int) -> float:
     return spec.lr * warmup * factor
 
 
+def adamw(spec: OptimiserSpec) -> Callable[..., torch.optim.Optimizer]:
+    """AdamW with moments as the spec has them; raises UserError where the extra is missing."""
+    if spec.state == "float32":
+        return partial(torch.optim.AdamW, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise UserError(
+            "optimiser.state = 'int8' needs an extra: pip install 'nanoscout[eightbit]'"
+        ) from None
+    return AdamW8bit
+
+
 class MasterAdamW:
     def __init__(self, model: nn.Module, spec: OptimiserSpec):
         self.spec = spec
         self._params = [param for param in model.parameters() if param.requires_grad]
         self._masters = [param.detach().float().clone() for param in self._params]
-        self._adamw = torch.optim.AdamW(
-            self._masters,
-            lr=spec.lr,
-            betas=spec.betas,
-            weight_decay=spec.weight_decay,
-            fused=True,
+        self._adamw = adamw(spec)(
+            self._masters, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay
         )
         for param, master in zip(self._params, self._masters, strict=True):
             param.register_post_accumulate_grad_hook(_accumulate_into(master))
