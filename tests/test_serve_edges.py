@@ -66,9 +66,9 @@ def test_one_tool_can_be_demanded_and_the_turn_goes_on_from_there(fmt: Format) -
 
 
 def test_a_system_message_of_the_clients_does_not_hide_the_tools() -> None:
-    def prompt(system: str, **more: Any) -> str:
+    def prompt(asked: str, **more: Any) -> str:
         model = scripted(turns("Hi"), **more)
-        messages = [{"role": "system", "content": system}] if system else []
+        messages = [{"role": "system", "content": asked}] if asked else []
         with served(model) as url, client(url) as api:
             ask = ASK | {"messages": messages + ASK["messages"], "tools": [TOOL]}  # type: ignore[operator]
             api.chat.completions.create(**ask)
