@@ -78,6 +78,11 @@ def test_a_call_that_is_none_is_an_answer_of_bad_form(tools: str) -> None:
     assert (attempt.answer, attempt.stop) == (None, "malformed")
 
 
+def test_a_turn_that_is_cut_has_no_answer(tools: str) -> None:
+    attempt = ask(turns("<answer>Brell</answer> " + "and so on " * 400), tools)
+    assert (attempt.answer, attempt.stop) == (None, "token_limit")
+
+
 def test_a_wrong_call_is_answered_and_the_agent_goes_on(tools: str) -> None:
     wrong = '<tool>{"name": "web_search", "args": {"wrong": 1}}</tool>'
     attempt = ask(turns(wrong, "Brell"), tools)
@@ -140,6 +145,8 @@ def test_sampling_that_a_framework_drops_is_named() -> None:
     ("said", "answer"),
     [
         ("<answer>Brell</answer>", "Brell"),
+        ("<answer>Paris</answer>, or rather <answer>Brell</answer>", "Brell"),
+        ("<answer>the tag <tool></answer>", "the tag <tool>"),
         ("<think>Paris?</think>It is Brell.", "It is Brell."),
         ("<think>Paris", None),
         ("", None),

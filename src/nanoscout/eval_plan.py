@@ -14,7 +14,7 @@ from typing import Any
 from nanoscout.engine.protocol import Sampling
 from nanoscout.entrants import Entrant, entrants, labels, scene
 from nanoscout.errors import UserError
-from nanoscout.evaluation.agents import AGENTS
+from nanoscout.evaluation.agents import check_agent
 from nanoscout.evaluation.agents.terms import Terms
 from nanoscout.evaluation.endpoint import check_endpoint
 from nanoscout.evaluation.grading.graded import grader_of
@@ -86,8 +86,7 @@ def make_plan(wanted: Wanted) -> Plan:
     """Raises UserError for what makes no sense, or isn't there."""
     remote = [agent for agent in wanted.agents if agent != NATIVE]
     for agent in wanted.agents:
-        if agent not in AGENTS:
-            raise UserError(f"--agent {agent}: no such agent; take {', '.join(AGENTS)}")
+        check_agent(agent)
     if wanted.closed_book and (remote or wanted.search):
         raise UserError("--closed-book: no tools at all, so --agent native alone, and no --search")
     if wanted.endpoint and NATIVE in wanted.agents:
@@ -106,7 +105,8 @@ def make_plan(wanted: Wanted) -> Plan:
         found = [Entrant(label, name, None) for label, name in named]
     else:
         found = entrants(wanted.models)
-    return Plan(wanted, suite, found, _terms(wanted, recipe), search, evidence)
+    spec = recipe.evaluation if recipe else EvaluationSpec()
+    return Plan(wanted, suite, found, terms_of(spec, wanted.greedy), search, evidence)
 
 
 def _suite_path(wanted: Wanted) -> Path | None:
@@ -141,9 +141,8 @@ def _place(wanted: Wanted) -> tuple[Place, SearchIndex | None]:
     return ("web" if web else "index"), None
 
 
-def _terms(wanted: Wanted, recipe: Recipe | None) -> Terms:
-    spec = recipe.evaluation if recipe else EvaluationSpec()
-    sampled = None if wanted.greedy else spec.sampled
+def terms_of(spec: EvaluationSpec, greedy: bool = False) -> Terms:
+    sampled = None if greedy else spec.sampled
     sampling = Sampling(**sampled.model_dump()) if sampled else Sampling(temperature=0.0)
     return Terms(sampling, Limits(spec.context, spec.turns, spec.turn_tokens, spec.malformed_turns))
 
@@ -172,6 +171,7 @@ def conditions(plan: Plan, judge: Judge | None) -> dict[str, Any]:
             "top_k": sampling.top_k,
         },
         "limits": asdict(plan.terms.limits),
+        "overrides": list(wanted.overrides),
         "seed": wanted.seed,
     }
 

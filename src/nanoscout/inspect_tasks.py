@@ -11,7 +11,6 @@ are graded as there, by exact match or by a judge.
 
 import asyncio
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +18,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from nanoscout.engine.protocol import Sampling
 from nanoscout.entrants import entrants, open_in_process, scene
 from nanoscout.errors import UserError
+from nanoscout.eval_plan import terms_of
+from nanoscout.evaluation.agents.final_answer import final_answer
 from nanoscout.evaluation.agents.native import NativeAgent
-from nanoscout.evaluation.agents.terms import Terms
 from nanoscout.evaluation.attempt import Attempt
 from nanoscout.evaluation.grading.graded import grade_answer
 from nanoscout.evaluation.suites import open_suite
@@ -31,7 +30,6 @@ from nanoscout.files import cache_folder
 from nanoscout.judge.judge import Judge
 from nanoscout.recipe import EvaluationSpec, JudgeSpec, SearchSpec
 from nanoscout.records import Grade, Question
-from nanoscout.rollout.episode import Limits
 from nanoscout.seeds import derive_seed
 
 try:
@@ -77,7 +75,6 @@ WITH_TOOLS = "Search first, then read the pages whose previews look right."
 LETTERS = {Grade.CORRECT: CORRECT, Grade.INCORRECT: INCORRECT, Grade.NOT_ATTEMPTED: NOANSWER}
 
 _QUESTION = TypeAdapter(Question)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 @task
@@ -174,9 +171,7 @@ def graded(judge: str = "", judge_model: str = "") -> Scorer:
 
     async def score(state: TaskState, target: Target) -> Score:
         question = _QUESTION.validate_python(state.metadata["question"])
-        said = state.output.completion
-        found = _ANSWER.findall(said)
-        answer = found[-1].strip() if found else said.strip()
+        answer = final_answer(state.output.completion)
         if judge:
             spec = JudgeSpec(url=judge, model=judge_model)
             async with Judge(spec, cache_folder() / "grades.sqlite") as asked:
@@ -186,7 +181,7 @@ def graded(judge: str = "", judge_model: str = "") -> Scorer:
         plain = CORRECT if grade.exact else INCORRECT
         return Score(
             value=plain if grade.grade is None else LETTERS[grade.grade],
-            answer=answer,
+            answer=answer or "",
             explanation=f"graded by {grade.grader}",
             metadata={"exact": grade.exact, "f1": grade.f1, "contains": grade.contains},
         )
@@ -206,9 +201,7 @@ def _open_agent(model: str, tools: str) -> NativeAgent:
     where = open_in_process(
         entrant, search, False, [], concurrency=16, context=spec.context, closed_book=False
     )
-    sampling = Sampling(**spec.sampled.model_dump()) if spec.sampled else Sampling(temperature=0.0)
-    limits = Limits(spec.context, spec.turns, spec.turn_tokens, spec.malformed_turns)
-    return NativeAgent(Terms(sampling, limits), where)
+    return NativeAgent(terms_of(spec), where)
 
 
 def _mcp_server(tools: str) -> MCPServer:

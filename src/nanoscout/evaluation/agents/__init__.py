@@ -1,5 +1,7 @@
 """Agents by name: our own episode, and those of frameworks over MCP (docs/agents.md)."""
 
+from importlib import import_module
+
 from nanoscout.errors import UserError
 from nanoscout.evaluation.agents.native import NativeAgent
 from nanoscout.evaluation.agents.terms import InProcess, Remote, Terms
@@ -8,14 +10,25 @@ from nanoscout.evaluation.attempt import Agent
 AGENTS = ("native", "langgraph")
 
 
+def check_agent(name: str) -> None:
+    """Raises UserError for an unknown name, and where the agent's framework is not installed."""
+    if name not in AGENTS:
+        raise UserError(f"--agent {name}: no such agent; take {', '.join(AGENTS)}")
+    if name != "native":
+        try:
+            import_module(f"nanoscout.evaluation.agents.{name}")
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"--agent {name}: {error.name} is missing: pip install 'nanoscout[agents]'"
+            ) from None
+
+
 def open_agent(name: str, terms: Terms, where: InProcess | Remote) -> Agent:
     """The agent of this name, to be opened with `async with`.
 
-    `native` lives in process, the others are remote. Raises UserError for an unknown name, and
-    where the framework is not installed.
+    `native` lives in process, the others are remote. Raises UserError as `check_agent` does.
     """
-    if name not in AGENTS:
-        raise UserError(f"--agent {name}: no such agent; take {', '.join(AGENTS)}")
+    check_agent(name)
     if isinstance(where, InProcess) != (name == "native"):
         raise UserError(
             f"--agent {name}: it needs "
@@ -23,10 +36,6 @@ def open_agent(name: str, terms: Terms, where: InProcess | Remote) -> Agent:
         )
     if isinstance(where, InProcess):
         return NativeAgent(terms, where)
-    try:
-        from nanoscout.evaluation.agents.langgraph import LangGraphAgent
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"--agent {name}: {error.name} is missing: pip install 'nanoscout[agents]'"
-        ) from None
+    from nanoscout.evaluation.agents.langgraph import LangGraphAgent
+
     return LangGraphAgent(terms, where)

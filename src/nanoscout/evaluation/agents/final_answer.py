@@ -8,9 +8,10 @@ _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def final_answer(text: str) -> str | None:
-    """What stands in `<answer>` tags, else all of the text without its thoughts; None where that
-    is nothing, or is a call that was never made."""
+    """What stands in the last `<answer>` tags, else all of the text but its thoughts; None where
+    that is nothing, or is a call that was never made."""
     said = after_thinking(text)
-    tagged = _TAGGED.search(said)
-    answer = (tagged[1] if tagged else said).strip()
-    return None if not answer or "<tool" in answer else answer
+    tagged = _TAGGED.findall(said)
+    if not tagged and "<tool" in said:
+        return None
+    return (tagged[-1] if tagged else said).strip() or None

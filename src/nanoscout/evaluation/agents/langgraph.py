@@ -47,7 +47,6 @@ class LangGraphAgent:
         self._tools: list[BaseTool] = []
 
     async def __aenter__(self) -> Self:
-        await check_sampling(self.name, self._asked(seed=7), self._ask_once)
         connection = _connection(self._where.tools)
         client = MultiServerMCPClient({"tools": connection})
         try:
@@ -58,13 +57,18 @@ class LangGraphAgent:
                 self._tools = await client.get_tools()
         except (*LOST, OSError, ExceptionGroup) as error:
             raise UserError(f"the MCP server {self._where.tools} cannot be reached") from error
+        try:
+            await check_sampling(self.name, self._asked(seed=7), self._ask_once)
+        except BaseException:
+            await self._stack.aclose()
+            raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self._stack.aclose()
 
     async def attempt(self, question: Question, seed: int) -> Attempt:
-        agent = create_agent(self._model(self._where.url, self._asked(seed)), self._tools)
+        agent = self._agent(self._where.url, seed)
         # A turn with a call is two steps of the graph, the model's and the tools'.
         config: Any = {"recursion_limit": 2 * self._terms.limits.turns}
         messages: Sequence[BaseMessage] = ()
@@ -92,11 +96,11 @@ class LangGraphAgent:
         turns = [message for message in messages if isinstance(message, AIMessage)]
         answer = None
         if stop is StopReason.ANSWERED and turns:
-            answer = final_answer(turns[-1].text)
-            if turns[-1].response_metadata.get("finish_reason") == "length":
-                stop = StopReason.TOKEN_LIMIT
-            elif answer is None:
-                stop = StopReason.MALFORMED
+            # A turn that was cut has no answer, as in an episode.
+            cut = turns[-1].response_metadata.get("finish_reason") == "length"
+            answer = None if cut else final_answer(turns[-1].text)
+            if answer is None:
+                stop = StopReason.TOKEN_LIMIT if cut else StopReason.MALFORMED
         usages = [turn.usage_metadata for turn in turns if turn.usage_metadata]
         return Attempt(
             question_id=question.id,
@@ -123,8 +127,9 @@ class LangGraphAgent:
             enable_thinking=self._where.thinking,
         )
 
-    def _model(self, url: str, asked: Asked) -> ChatOpenAI:
-        return ChatOpenAI(
+    def _agent(self, url: str, seed: int) -> Any:
+        asked = self._asked(seed)
+        model = ChatOpenAI(
             model=self._where.model,
             base_url=url,
             api_key=SecretStr(os.environ.get(self._where.api_key_env, "") or "none"),
@@ -138,9 +143,10 @@ class LangGraphAgent:
                 "chat_template_kwargs": {"enable_thinking": asked.enable_thinking},
             },
         )
+        return create_agent(model, self._tools)
 
     async def _ask_once(self, url: str) -> None:
-        await self._model(url, self._asked(seed=7)).ainvoke("?")
+        await self._agent(url, seed=7).ainvoke({"messages": [{"role": "user", "content": "?"}]})
 
 
 def _connection(tools: str) -> Any:

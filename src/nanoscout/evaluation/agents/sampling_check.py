@@ -69,10 +69,10 @@ async def check_sampling(
     finally:
         await asyncio.to_thread(server.shutdown)
         server.server_close()
+    [request] = arrived
     wrong = [
         f"{field} ({value} asked, {said} sent)"
         for field, value in asdict(asked).items()
-        for request in arrived[:1]
         if (said := _sent(request, field)) != value
     ]
     if wrong:
