@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx2
@@ -26,12 +27,18 @@ from nanoscout.dialogue.format import Format, HermesFormat, XmlFormat
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.protocol import Sampling
 from nanoscout.engine.sampling import choose_tokens
+from nanoscout.errors import UserError
+from nanoscout.questions import load_questions
+from nanoscout.recipe import load_recipe
 from nanoscout.rollout.episode import Limits, run_episode
 from nanoscout.serving.chat_model import ChatModel
+from nanoscout.serving.chat_request import Chat, Said
 from nanoscout.serving.opening import open_chat_model
 from nanoscout.serving.server import Server
 from nanoscout.serving.turn_text import TurnText
+from nanoscout.setting import prepare_folder, read_prompt
 
+ROOT = Path(__file__).parents[1]
 MAYOR = "Who is the mayor of Velmora?"
 PARAMETERS = {"type": "object", "properties": {"query": {"type": "string"}}}
 TOOL = {"type": "function", "function": {"name": "web_search", "parameters": PARAMETERS}}
@@ -308,6 +315,28 @@ def test_stop_strings_end_a_turn_across_tokens() -> None:
         streamed = [c.choices[0].delta for c in api.chat.completions.create(**ask, stream=True)]
     assert (whole.message.content, whole.finish_reason) == ("one, two", "stop")
     assert "".join(delta.content or "" for delta in streamed) == "one, two"
+
+
+# A run.
+
+
+def test_another_model_is_served_in_a_runs_prompt(tmp_path: Path) -> None:
+    recipe = load_recipe(ROOT / "recipes/smoke.toml")
+    run = tmp_path / "run"
+    prepare_folder(recipe, run, load_questions(recipe.questions, recipe.seed))
+    sizes = {"context": 2048, "concurrency": 2, "idle": 2}
+    model = open_chat_model(str(run), None, model="tiny:qwen3", **sizes)
+    said = (Said("user", "Who?"),)
+    chat = Chat(said, (), Sampling(temperature=0.0, max_tokens=2), (), 1, 1, None)
+    turn = asyncio.run(model.write(chat))
+    system, examples = read_prompt(run)
+    shown = [{"role": "system", "content": system}, *examples[0]]
+    ids = model.dialogue(chat).prompt([*shown, {"role": "user", "content": "Who?"}])
+    assert (model.name, turn.prompt_tokens) == ("tiny:qwen3", len(ids))
+    with pytest.raises(UserError, match="not trained yet"):
+        open_chat_model(str(run), None, **sizes)
+    with pytest.raises(UserError, match="--model is for a run"):
+        open_chat_model("tiny:qwen3", None, model="tiny:llama", **sizes)
 
 
 # What cannot be.

@@ -222,6 +222,9 @@ def serve_model(
     idle: Annotated[
         int, typer.Option(min=0, help="Chats whose cache is kept for their next turn.")
     ] = 16,
+    with_model: Annotated[
+        str, typer.Option("--model", help="With a run: the model to serve in place of its own.")
+    ] = "",
     tools: Annotated[
         Literal["hermes", "xml"] | None,
         typer.Option(help="How a model that is no run's writes tool calls; by default hermes."),
@@ -239,7 +242,9 @@ def serve_model(
     form = None
     if tools or thinking:
         form = DialogueSpec(format=tools or "hermes", thinking=thinking, several_calls=True)
-    opened = open_chat_model(model, form, context=context, concurrency=concurrency, idle=idle)
+    opened = open_chat_model(
+        model, form, model=with_model, context=context, concurrency=concurrency, idle=idle
+    )
     serve(opened, host, port, os.environ.get(token_env, "").strip())
 
 

@@ -66,15 +66,13 @@ class Entrant:
 def entrants(given: Sequence[str]) -> list[Entrant]:
     """One for each RUN_OR_MODEL. Raises UserError for a run without a model, and for doubles."""
     first = next((Path(name) for name in given if is_run(name)), None)
-    tools: tuple[str, ...] = ()
-    if first is not None:
-        tools = ("--tools", load_recipe(first / "recipe.toml").dialogue.format)
     found = []
     for name, label in zip(given, labels(given), strict=True):
         if is_run(name):
             found.append(Entrant(label, trained_model(Path(name)), Path(name), (name,)))
         else:
-            found.append(Entrant(label, name, first, (name, *tools)))
+            serve = (name,) if first is None else (str(first), "--model", name)
+            found.append(Entrant(label, name, first, serve))
     return found
 
 

@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 
 from nanoscout.dialogue.examples import Message, result_messages
 from nanoscout.dialogue.template import Dialogue
-from nanoscout.engine.protocol import Finish
+from nanoscout.engine.protocol import Finish, Generation
 from nanoscout.engine.torch_engine import TorchConversation, TorchEngine
 from nanoscout.records import ToolCall, TurnKind
 from nanoscout.seeds import derive_seed
@@ -150,13 +150,7 @@ class ChatModel:
                 max_tokens=min(chat.sampling.max_tokens or room, room),
             )
             generation = await conversation.generate(ids[cached:], sampling, on_token)
-            turn = _turn(chat, dialogue, text.text, generation.token_ids, generation.finish)
-            turn = replace(
-                turn,
-                logprobs=tuple(generation.logprobs),
-                prompt_tokens=len(ids),
-                cached_tokens=cached,
-            )
+            turn = _turn(chat, dialogue, text.text, generation, len(ids), cached)
             turn_ids = (*begun, *turn.token_ids)
             self._remember(chat, turn, turn_ids, conversation, cut=ended)
             return turn
@@ -291,13 +285,18 @@ class ChatModel:
 
 
 def _turn(
-    chat: Chat, dialogue: Dialogue, text: str, token_ids: Sequence[int], finish: Finish
+    chat: Chat,
+    dialogue: Dialogue,
+    text: str,
+    generation: Generation,
+    prompt_tokens: int,
+    cached_tokens: int,
 ) -> ChatTurn:
     """A turn's parts; one that is no proper call stays text, whatever it looks like."""
     thought, content = split_thought(text, dialogue.opens_thinking)
     content = content or ""
     calls: tuple[ToolCall, ...] = ()
-    if chat.tools and finish is Finish.STOP:
+    if chat.tools and generation.finish is Finish.STOP:
         parsed = dialogue.format.parse(text)
         if parsed.kind is TurnKind.CALL:
             calls = parsed.calls
@@ -306,10 +305,10 @@ def _turn(
         content=content,
         thought=thought,
         calls=calls,
-        finish="tool_calls" if calls else "length" if finish is Finish.LENGTH else "stop",
-        token_ids=tuple(token_ids),
-        logprobs=(),
-        prompt_tokens=0,
-        cached_tokens=0,
-        think_tokens=dialogue.think_tokens(token_ids),
+        finish="tool_calls" if calls else generation.finish.value,
+        token_ids=tuple(generation.token_ids),
+        logprobs=tuple(generation.logprobs),
+        prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
+        think_tokens=dialogue.think_tokens(generation.token_ids),
     )

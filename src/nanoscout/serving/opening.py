@@ -22,9 +22,16 @@ IDLE_BYTES = 2**30
 
 
 def open_chat_model(
-    source: str, dialogue: DialogueSpec | None, *, context: int | None, concurrency: int, idle: int
+    source: str,
+    dialogue: DialogueSpec | None,
+    *,
+    model: str = "",
+    context: int | None,
+    concurrency: int,
+    idle: int,
 ) -> ChatModel:
-    """`dialogue`: the form of conversations, for a model that is no run's.
+    """`source`: a run or a model; `model`: with a run, the one to serve in its prompt in place of
+    its own; `dialogue`: the form of conversations, for a model that is no run's.
 
     Raises UserError where there is no such model, or its context is smaller than asked for.
     """
@@ -35,32 +42,38 @@ def open_chat_model(
         if dialogue is not None:
             raise UserError(f"{source}: is a run, which has its own form of conversations")
         dialogue = recipe.dialogue
-        spec = recipe.model.model_copy(update={"source": trained_model(folder)})
+        spec = recipe.model.model_copy(update={"source": model or trained_model(folder)})
         system, examples = read_prompt(folder)
         more = {
             "system": system,
             "examples": examples,
             "repeat_question": dialogue.repeat_question,
         }
-        name = folder.resolve().name
+        name = _name(model) if model else folder.resolve().name
     else:
+        if model:
+            raise UserError(f"--model is for a run, whose prompt it gets; {source} is none")
         spec = ModelSpec(source=source)
         dialogue = dialogue or DialogueSpec(format="hermes", several_calls=True)
-        name = Path(source).name if Path(source).exists() else source
-    model, tokenizer = load_model(spec)
+        name = _name(source)
+    loaded, tokenizer = load_model(spec)
     engine = TorchEngine(
-        model, concurrency=concurrency + idle, context=_context(source, model, context)
+        loaded, concurrency=concurrency + idle, context=_context(spec.source, loaded, context)
     )
     return ChatModel(
         name=name,
         engine=engine,
-        dialogues=_dialogues(dialogue, model, tokenizer),
+        dialogues=_dialogues(dialogue, loaded, tokenizer),
         thinking=dialogue.thinking,
         concurrency=concurrency,
         idle=idle,
-        idle_tokens=IDLE_BYTES // CacheShape.of(model).token_bytes,
+        idle_tokens=IDLE_BYTES // CacheShape.of(loaded).token_bytes,
         **more,
     )
+
+
+def _name(source: str) -> str:
+    return Path(source).resolve().name if Path(source).exists() else source
 
 
 def _context(source: str, model: PreTrainedModel, wanted: int | None) -> int:
