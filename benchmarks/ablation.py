@@ -21,7 +21,8 @@ from rich.table import Table
 from nanoscout.evaluation.evaluate import EVALUATION, Evaluation
 from nanoscout.evaluation.statistics import paired_difference
 from nanoscout.questions import load_questions
-from nanoscout.recipe import Recipe, load_recipe
+from nanoscout.recipe import Recipe
+from nanoscout.recipe_file import load_recipe
 from nanoscout.run import train_run
 from nanoscout.setting import prepare_folder
 

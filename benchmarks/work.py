@@ -15,7 +15,8 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nanoscout.questions import load_questions
-from nanoscout.recipe import Recipe, load_recipe
+from nanoscout.recipe import Recipe
+from nanoscout.recipe_file import load_recipe
 from nanoscout.records import Question, ToolCall
 from nanoscout.setting import Setting, make_setting, prepare_folder
 

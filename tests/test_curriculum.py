@@ -11,7 +11,8 @@ from rich.console import Console
 from nanoscout.errors import UserError
 from nanoscout.models import load_model
 from nanoscout.questions import load_questions
-from nanoscout.recipe import Recipe, StageSpec, load_recipe
+from nanoscout.recipe import Recipe, StageSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.records import ToolCall
 from nanoscout.run import train_run
 from nanoscout.setting import make_setting, prepare_folder

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from nanoscout.diff import diff_runs
 from nanoscout.errors import UserError
-from nanoscout.recipe import dump_recipe, load_recipe
+from nanoscout.recipe_file import dump_recipe, load_recipe
 from nanoscout.run import train_run
 
 SMOKE = Path(__file__).parent.parent / "recipes" / "smoke.toml"

@@ -10,7 +10,8 @@ from test_learner import SHAPE, flat, ragged_samples
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from nanoscout.errors import UserError
-from nanoscout.recipe import ObjectiveSpec, OptimiserSpec, load_recipe
+from nanoscout.recipe import ObjectiveSpec, OptimiserSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.rlvr.checkpoint import load_checkpoint, save_checkpoint
 from nanoscout.rlvr.learner import Learner
 from nanoscout.run import train_run

@@ -9,7 +9,8 @@ import pytest
 from nanoscout.models import load_model
 from nanoscout.questions import load_questions
 from nanoscout.questions.world import load_world
-from nanoscout.recipe import FaultSpec, QuestionsSpec, WorldSpec, load_recipe
+from nanoscout.recipe import FaultSpec, QuestionsSpec, WorldSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.records import ToolCall, ToolResult
 from nanoscout.search.faults import DEAD_LINK, MIRROR, TIMED_OUT, TOO_MANY, Faults
 from nanoscout.search.index import SearchIndex

@@ -19,7 +19,8 @@ from nanoscout.dialogue.format import FORMATS, Format, HermesFormat, tool_schema
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.protocol import Sampling
 from nanoscout.models import load_tokenizer, save_model
-from nanoscout.recipe import ModelSpec, load_recipe
+from nanoscout.recipe import ModelSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.records import (
     Question,
     StopReason,

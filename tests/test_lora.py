@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from nanoscout.models.lora import add_adapters, merge_adapters
 from nanoscout.progress import ConsoleReporter
-from nanoscout.recipe import LoraSpec, ObjectiveSpec, OptimiserSpec, load_recipe
+from nanoscout.recipe import LoraSpec, ObjectiveSpec, OptimiserSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.rlvr.checkpoint import latest_checkpoint
 from nanoscout.rlvr.learner import Learner
 from nanoscout.run import train_run

@@ -18,7 +18,8 @@ from nanoscout.planning.activations import LiveBytes, activations
 from nanoscout.planning.advice import advise
 from nanoscout.planning.memory import Estimator, Memory
 from nanoscout.planning.plan import make_plan, memory_of, parse_memory
-from nanoscout.recipe import LoraSpec, ModelSpec, Recipe, load_recipe
+from nanoscout.recipe import LoraSpec, ModelSpec, Recipe
+from nanoscout.recipe_file import load_recipe
 from nanoscout.rlvr.checkpoint import save_checkpoint
 from nanoscout.rlvr.learner import Learner
 from nanoscout.rlvr.packing import Sample

@@ -29,7 +29,8 @@ from nanoscout.models import load_model, save_model
 from nanoscout.probe import ANSWER_TOKENS, probe_model
 from nanoscout.questions import load_questions
 from nanoscout.questions.question_set import contains
-from nanoscout.recipe import ModelSpec, load_recipe
+from nanoscout.recipe import ModelSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.rollout.environment import Environment
 from nanoscout.rollout.episode import Limits, run_episode
 from nanoscout.setting import prepare_folder

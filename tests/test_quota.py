@@ -15,7 +15,8 @@ from nanoscout.errors import UserError
 from nanoscout.questions import load_questions
 from nanoscout.questions.quota import OFFICIAL_TRAIN, default_mix, take_quotas
 from nanoscout.questions.sampler import QuestionStream
-from nanoscout.recipe import HopType, QuestionsSpec, load_recipe
+from nanoscout.recipe import HopType, QuestionsSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.records import Question
 
 ROOT = Path(__file__).parent.parent

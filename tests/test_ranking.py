@@ -36,7 +36,8 @@ from nanoscout import indexing
 from nanoscout.cli import app
 from nanoscout.errors import UserError
 from nanoscout.questions import load_questions
-from nanoscout.recipe import RankingSpec, load_recipe
+from nanoscout.recipe import RankingSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.records import Passage
 from nanoscout.search import encoder as encoder_module
 from nanoscout.search.dense import open_dense

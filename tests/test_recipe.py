@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from nanoscout.errors import UserError
-from nanoscout.recipe import Recipe, dump_recipe, load_recipe
+from nanoscout.recipe import Recipe
+from nanoscout.recipe_file import dump_recipe, load_recipe
 
 ROOT = Path(__file__).parent.parent
 MINIMAL = 'name = "x"\n[[stage]]\nname = "a"\nsteps = 3\n'

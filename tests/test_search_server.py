@@ -23,7 +23,7 @@ from nanoscout.engine.protocol import Sampling
 from nanoscout.errors import UserError
 from nanoscout.models import load_model
 from nanoscout.questions import load_questions
-from nanoscout.recipe import load_recipe
+from nanoscout.recipe_file import load_recipe
 from nanoscout.records import Passage, Question, TurnKind
 from nanoscout.rollout.episode import Limits as ConversationLimits
 from nanoscout.rollout.episode import run_episode

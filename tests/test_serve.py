@@ -29,7 +29,7 @@ from nanoscout.engine.protocol import Sampling
 from nanoscout.engine.sampling import choose_tokens
 from nanoscout.errors import UserError
 from nanoscout.questions import load_questions
-from nanoscout.recipe import load_recipe
+from nanoscout.recipe_file import load_recipe
 from nanoscout.rollout.episode import Limits, run_episode
 from nanoscout.serving.chat_model import ChatModel
 from nanoscout.serving.chat_request import Chat, Said

@@ -16,14 +16,8 @@ from nanoscout.engine.protocol import Generation, Sampling
 from nanoscout.engine.torch_engine import TorchConversation, TorchEngine
 from nanoscout.errors import UserError
 from nanoscout.models import load_tokenizer
-from nanoscout.recipe import (
-    ModelSpec,
-    ObjectiveSpec,
-    OptimiserSpec,
-    Recipe,
-    dump_recipe,
-    load_recipe,
-)
+from nanoscout.recipe import ModelSpec, ObjectiveSpec, OptimiserSpec, Recipe
+from nanoscout.recipe_file import dump_recipe, load_recipe
 from nanoscout.records import Question, StopReason, ToolCall, Trajectory
 from nanoscout.rewards import Scores
 from nanoscout.rlvr.batch import Group

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from nanoscout.errors import UserError
-from nanoscout.recipe import CollapseSpec, UntilSpec, load_recipe
+from nanoscout.recipe import CollapseSpec, UntilSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.rlvr.watch import collapsed, reached
 from nanoscout.run import train_run
 

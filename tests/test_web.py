@@ -37,7 +37,8 @@ from nanoscout.engine.protocol import Sampling
 from nanoscout.errors import UserError
 from nanoscout.models import load_model, save_model
 from nanoscout.questions import load_questions
-from nanoscout.recipe import SearchSpec, load_recipe
+from nanoscout.recipe import SearchSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.records import Hit, Question, ToolCall
 from nanoscout.rollout.episode import Limits
 from nanoscout.rollout.rollout import EpisodeRequest, run_episodes

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from nanoscout.errors import UserError
 from nanoscout.eval_cli import eval_app
-from nanoscout.recipe import RankingSpec, SearchSpec, load_recipe
+from nanoscout.recipe import RankingSpec, SearchSpec
+from nanoscout.recipe_file import load_recipe
 
 app = typer.Typer(
     help="Train small language models to find answers with search and read tools.",

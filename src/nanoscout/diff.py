@@ -16,7 +16,7 @@ from nanoscout.evaluation.comparison import compare
 from nanoscout.evaluation.evaluate import EVALUATION, Evaluation
 from nanoscout.evaluation.overlay import draw_overlay
 from nanoscout.files import write_json
-from nanoscout.recipe import load_recipe
+from nanoscout.recipe_file import load_recipe
 from nanoscout.setting import is_run
 
 ABSENT = "-"

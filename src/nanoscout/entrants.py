@@ -16,7 +16,8 @@ from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.errors import UserError
 from nanoscout.evaluation.agents.terms import InProcess
 from nanoscout.models import generation_stop_ids, load_model
-from nanoscout.recipe import DialogueSpec, ModelSpec, Recipe, SearchSpec, load_recipe
+from nanoscout.recipe import DialogueSpec, ModelSpec, Recipe, SearchSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.rollout.environment import Environment
 from nanoscout.search.engines import open_engine
 from nanoscout.setting import is_run, open_setting, trained_model

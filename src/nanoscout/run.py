@@ -35,7 +35,8 @@ from nanoscout.models import load_model, save_model
 from nanoscout.models.lora import add_adapters, merge_adapters
 from nanoscout.progress import ConsoleReporter
 from nanoscout.questions import QuestionSet, load_questions
-from nanoscout.recipe import Recipe, load_recipe
+from nanoscout.recipe import Recipe
+from nanoscout.recipe_file import load_recipe
 from nanoscout.rewards import find_reward
 from nanoscout.rlvr.optimiser import adamw
 from nanoscout.rlvr.trainer import Trainer

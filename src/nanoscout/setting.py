@@ -21,7 +21,8 @@ from nanoscout.errors import UserError
 from nanoscout.files import write_json, write_text
 from nanoscout.models import generation_stop_ids, load_model
 from nanoscout.questions import QuestionSet
-from nanoscout.recipe import FaultSpec, ModelSpec, Recipe, StageSpec, dump_recipe, load_recipe
+from nanoscout.recipe import FaultSpec, ModelSpec, Recipe, StageSpec
+from nanoscout.recipe_file import dump_recipe, load_recipe
 from nanoscout.rollout.environment import Environment
 from nanoscout.rollout.worked_examples import work_examples
 from nanoscout.search.encoder import Encoder

@@ -11,7 +11,8 @@ from nanoscout.engine.kv_cache import CacheShape
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.errors import UserError
 from nanoscout.models import generation_stop_ids, load_model
-from nanoscout.recipe import DialogueSpec, ModelSpec, load_recipe
+from nanoscout.recipe import DialogueSpec, ModelSpec
+from nanoscout.recipe_file import load_recipe
 from nanoscout.serving.chat_model import ChatModel
 from nanoscout.setting import is_run, read_prompt, trained_model
 

@@ -21,7 +21,8 @@ from nanoscout.questions.question_file import QuestionFile
 from nanoscout.questions.simpleqa import read_simpleqa
 from nanoscout.questions.twowiki import read_2wiki
 from nanoscout.questions.world import load_world
-from nanoscout.recipe import QuestionsSpec, load_recipe
+from nanoscout.recipe import QuestionsSpec
+from nanoscout.recipe_file import load_recipe
 
 
 @dataclass(frozen=True)
