@@ -6,16 +6,34 @@ run in parts: with `add` the rounds that are there stay, and with `first` a proc
 round that others have begun.
 """
 
+import argparse
 import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from results import machine
+from peers import FOLDER
+from results import RESULTS, machine
+
+from nanoscout.recipe import ModelSpec
 
 OURS = "ours"
 KEYS = {"ours", "peers", "ratios", "spread", "machine", "missing", "about", "rounds"}
+
+
+def comparison_options(about: str, rounds: int, who: Sequence[str]) -> argparse.ArgumentParser:
+    """What every comparison can be told; `about` is the script's docstring."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--model", default=ModelSpec().source)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--who", nargs="+", choices=who, default=who)
+    parser.add_argument("--add", action="store_true", help="keep the rounds that are there")
+    parser.add_argument("--first", type=int, help="with --add: number of the first round")
+    parser.add_argument("--peers", type=Path, default=FOLDER)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where they are kept")
+    return parser
 
 
 class Comparison:

@@ -8,7 +8,6 @@ that all of them are learned from; old log-probabilities, clipping, loss and opt
 the same. `ours, nothing shared` runs one trajectory after the other through the same learner.
 """
 
-import argparse
 import asyncio
 import json
 import random
@@ -19,10 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from comparison import OURS, Comparison
+from comparison import OURS, Comparison, comparison_options
 from flops import forward_flops, peak_flops
-from peers import FOLDER, PeerMissing, open_peer
-from results import RESULTS
+from peers import PeerMissing, open_peer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from work import open_world
 
@@ -42,16 +40,8 @@ LR = 1e-6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=ModelSpec().source)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--who", nargs="+", default=[OURS, UNSHARED, TRL])
+    parser = comparison_options(__doc__, 5, [OURS, UNSHARED, TRL])
     parser.add_argument("--rows", type=int, default=8, help="TRL's micro-batch")
-    parser.add_argument("--add", action="store_true", help="keep the rounds that are there")
-    parser.add_argument("--first", type=int, help="with --add: number of the first round")
-    parser.add_argument("--peers", type=Path, default=FOLDER)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where they are kept")
     options = parser.parse_args()
 
     model, tokenizer = load_model(ModelSpec(source=options.model, dtype=options.dtype))

@@ -7,7 +7,6 @@ sample of it is checked: greedy and in float32, ours and transformers must choos
 Peers have caches of their own kind, and everyone begins each round with nothing cached.
 """
 
-import argparse
 import asyncio
 import statistics
 import tempfile
@@ -18,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparison import OURS, Comparison
+from comparison import OURS, Comparison, comparison_options
 from flops import forward_flops, peak_flops
-from peers import FOLDER, Peer, PeerMissing, open_peer
-from results import RESULTS
+from peers import Peer, PeerMissing, open_peer
 from transformers import PreTrainedModel
 from work import Turn, conversations, longest, open_world, sampled_tokens
 
@@ -44,17 +42,9 @@ CHECKED, CHECKED_TOKENS = 4, 12
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=ModelSpec().source)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser = comparison_options(__doc__, 5, [OURS, *PEERS])
     parser.add_argument("--conversations", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--who", nargs="+", choices=[OURS, *PEERS], default=[OURS, *PEERS])
     parser.add_argument("--no-check", action="store_true", help="leave out the greedy check")
-    parser.add_argument("--add", action="store_true", help="keep the rounds that are there")
-    parser.add_argument("--first", type=int, help="with --add: number of the first round")
-    parser.add_argument("--peers", type=Path, default=FOLDER)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where they are kept")
     options = parser.parse_args()
 
     model, tokenizer = load_model(ModelSpec(source=options.model, dtype=options.dtype))

@@ -8,7 +8,6 @@ rollouts each, three turns of at most 56 tokens, temperature 1. Every group lear
 the model samples differs by chance: how many tokens is noted.
 """
 
-import argparse
 import asyncio
 import json
 import tempfile
@@ -18,9 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from comparison import OURS, Comparison
-from peers import FOLDER, PeerMissing, open_peer
-from results import RESULTS
+from comparison import OURS, Comparison, comparison_options
+from peers import PeerMissing, open_peer
 from work import World, open_world
 
 from nanoscout.engine.protocol import Sampling
@@ -42,16 +40,8 @@ SYSTEM = "dialogue.system=Find the answer with the tool web_search."
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=ModelSpec().source)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--who", nargs="+", default=[OURS, TRL])
+    parser = comparison_options(__doc__, 3, [OURS, TRL])
     parser.add_argument("--rows", type=int, default=8, help="TRL's micro-batch")
-    parser.add_argument("--add", action="store_true", help="keep the rounds that are there")
-    parser.add_argument("--first", type=int, help="with --add: number of the first round")
-    parser.add_argument("--peers", type=Path, default=FOLDER)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where they are kept")
     options = parser.parse_args()
 
     model, tokenizer = load_model(ModelSpec(source=options.model, dtype=options.dtype))

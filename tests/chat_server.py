@@ -4,8 +4,9 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from local_server import Handler, listening
 
 Reply = Callable[[list[dict[str, Any]]], str]
 """The chat so far -> what the model says next."""
@@ -43,9 +44,7 @@ class ChatServer:
 def chatting(reply: Reply, models: tuple[str, ...] = ("told",)) -> Iterator[ChatServer]:
     server = ChatServer(reply, models)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Answering(Handler):
         def do_GET(self) -> None:
             listed = [{"id": name, "object": "model"} for name in server.models]
             self._send({"object": "list", "data": listed})
@@ -71,20 +70,6 @@ def chatting(reply: Reply, models: tuple[str, ...] = ("told",)) -> Iterator[Chat
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 128
-        daemon_threads = True
-
-    http = Server(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with listening(Answering) as address:
+        server.url = f"{address}/v1"
         yield server
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()

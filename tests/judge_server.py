@@ -4,8 +4,10 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from local_server import Handler, listening
 
 Case = dict[str, Any]
 """What is to be graded: `question`, `gold`, `answer`."""
@@ -60,32 +62,16 @@ class JudgeServer:
 def judging(reply: Reply) -> Iterator[JudgeServer]:
     server = JudgeServer(reply)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Judging(Handler):
         def do_POST(self) -> None:
             try:
                 server.answer(self)
             except ConnectionError:  # the client has given up on us
                 self.close_connection = True
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 128  # five, the default, turns away clients that come all at once
-        daemon_threads = True
-
-    http = Server(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with listening(Judging) as address:
+        server.url = f"{address}/v1"
         yield server
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()
 
 
 def exact(case: Case) -> str:

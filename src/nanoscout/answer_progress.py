@@ -4,11 +4,12 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn
 
 from nanoscout.evaluation.attempt import Attempt
 from nanoscout.evaluation.grading.graded import Graded
 from nanoscout.evaluation.results_folder import Answers
+from nanoscout.terminal import progress_bar
 
 LINES = 10
 """So many lines a cell where there is no terminal to draw a bar on."""
@@ -19,16 +20,7 @@ class AnswerProgress:
 
     def __init__(self, console: Console):
         self.console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[cost]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._progress = progress_bar(console, TextColumn("{task.fields[cost]}"))
         self._task = self._progress.add_task("", total=None, cost="")
 
     def __enter__(self) -> Self:

@@ -5,10 +5,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nanoscout.recipe import Recipe
 from nanoscout.records import Trajectory
+from nanoscout.terminal import progress_bar
 
 
 class ConsoleReporter:
@@ -20,15 +20,7 @@ class ConsoleReporter:
         self._total = sum(stage.steps for stage in recipe.stage)
         self._first_step = 0
         self._started = time.perf_counter()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._progress = progress_bar(console)
         self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> Self:
