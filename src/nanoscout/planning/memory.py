@@ -183,13 +183,12 @@ class Estimator:
         dtype = getattr(torch, recipe.model.dtype)
         model = empty_model(self._config, dtype, self._config.num_hidden_layers, recipe.lora)
         head = model.get_output_embeddings().weight
-        shape = CacheShape.of(model)
         return ModelSize(
             parameters=sum(param.numel() for param in model.parameters()),
             trained=tuple(p.numel() for p in model.parameters() if p.requires_grad),
             head=head.numel() if head.requires_grad else 0,
             tied=head is model.get_input_embeddings().weight,
-            kv_bytes=2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize,
+            kv_bytes=CacheShape.of(model).token_bytes,
             bytes_each=dtype.itemsize,
         )
 
