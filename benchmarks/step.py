@@ -68,8 +68,9 @@ def main() -> None:
                         folder=options.peers,
                     )
                 )
-                same = trl.about.pop("prompt_ids") == prompts
-                comparison.about(TRL, same_prompts_token_for_token=same, **trl.about)
+                if trl.about.pop("prompt_ids") != prompts:
+                    raise SystemExit("TRL's prompts are not ours, token for token")
+                comparison.about(TRL, **trl.about)
             except PeerMissing as missing:
                 comparison.missing(TRL, str(missing))
         learner = Learner(model, world.recipe.optimiser, ObjectiveSpec())

@@ -50,7 +50,8 @@ def test_learner_and_step_against_trl(bench: Any, tmp_path: Path) -> None:
     (case,) = (case for case in learner["ours"] if case != "about")
     losses = [side[case]["loss"] for side in (learner["ours"], learner["peers"]["TRL 1.16"])]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-    step = bench("step", *toy)
+    # Its template is ChatML, as SmolLM2's is: both sides then have the same prompts.
+    step = bench("step", *toy, "--model", "tiny:llama")
     assert set(step["ratios"]) == {"TRL 1.16, step of 32 rollouts"}
 
 
