@@ -21,7 +21,6 @@ from nanoscout.engine.kv_cache import CacheShape, KvCache, Slot
 from nanoscout.engine.protocol import Finish, Generation, Sampling
 from nanoscout.engine.sampling import choose_tokens, uniform
 from nanoscout.engine.torch_engine import TorchEngine
-from nanoscout.errors import UserError
 
 VOCABULARY = 97
 SHAPE = {
@@ -571,12 +570,6 @@ def test_misuse_is_refused_before_anything_is_computed() -> None:
         second.close()
 
     asyncio.run(main())
-
-
-def test_sliding_windows_shorter_than_the_context_are_refused() -> None:
-    config = Qwen2Config(**SHAPE | {"hidden_size": 48}, use_sliding_window=True, sliding_window=64)
-    with pytest.raises(UserError, match="64 tokens"):
-        TorchEngine(AutoModelForCausalLM.from_config(config), concurrency=1, context=100)
 
 
 def test_an_exception_inside_a_step_reaches_all_that_wait(

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from nanoscout.errors import UserError
+
 IMPLEMENTATION = "nanoscout"
 
 
@@ -40,8 +42,13 @@ def _attention(
     scaling: float,
     plan: AttentionPlan | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
+    if softcap is not None or s_aux is not None:
+        kind = "caps its scores" if s_aux is None else "has sinks"
+        raise UserError(f"model: its attention {kind}, which nanoscout does not compute")
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, None, scaling=scaling)
     if sliding_window is not None and query.shape[2] > sliding_window:
@@ -66,6 +73,49 @@ def run_layers(
         plan=plan,
     )
     return output.last_hidden_state[0]
+
+
+class _Calls:
+    """A plan that attends to nothing and notes which layers asked."""
+
+    def __init__(self) -> None:
+        self.layers: list[int] = []
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        self.layers.append(layer)
+        return torch.zeros_like(query).transpose(0, 1)
+
+
+@torch.no_grad()
+def check_model(model: PreTrainedModel, context: int) -> None:
+    """Raise UserError for a model that would not attend as its plans say.
+
+    A layer with an attention of its own never asks a plan, and then conversations silently see one
+    another: one token goes through the model, to see whether every layer asks.
+    """
+    config = model.config
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < context:
+        raise UserError(
+            f"model: its attention slides over {window} tokens, which the engine can't do; "
+            f"use a context of at most {window} or another model"
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    learned = not getattr(config, "rope_parameters", None)
+    if learned and positions is not None and positions < context:
+        raise UserError(
+            f"model: it has learned {positions} positions; "
+            f"use a context of at most {positions} or another model"
+        )
+    calls, start = _Calls(), torch.zeros(1, dtype=torch.long, device=torch_device(model))
+    run_layers(model, start, start, calls)
+    if calls.layers != list(range(config.num_hidden_layers)):
+        raise UserError(
+            f"model: {type(model).__name__} computes attention in a way of its own, or has layers "
+            "without; take a model such as Qwen, Llama or Mistral"
+        )
 
 
 def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from nanoscout.engine.attention import head_logits, run_layers, torch_device
+from nanoscout.engine.attention import check_model, head_logits, run_layers, torch_device
 from nanoscout.engine.cached_attention import CachedAttention, Run
 from nanoscout.engine.kv_cache import ROWS, CacheShape, KvCache, Slot
 from nanoscout.engine.protocol import Finish, Generation, OnToken, Sampling
 from nanoscout.engine.sampling import choose_tokens, uniform
 from nanoscout.engine.shared_prefix import SharedPrefix, common_length
-from nanoscout.errors import UserError
 
 PREFILL_TOKENS = 1024
 """Tokens of prompts in one step: enough for full speed, few enough not to hold up decoding."""
@@ -134,12 +133,7 @@ class TorchEngine:
     """
 
     def __init__(self, model: PreTrainedModel, *, concurrency: int, context: int):
-        window = getattr(model.config, "sliding_window", None)
-        if window is not None and window < context:
-            raise UserError(
-                f"model: its attention slides over {window} tokens, which the engine can't do; "
-                f"use a context of at most {window} or another model"
-            )
+        check_model(model, context)
         self.policy_version = 0
         self.stats = EngineStats()
         self._model = model

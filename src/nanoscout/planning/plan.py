@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from nanoscout.engine.torch_engine import TorchEngine
+from nanoscout.engine.attention import check_model
 from nanoscout.errors import UserError
-from nanoscout.models.load import load_config
+from nanoscout.models.load import load_config, readable
 from nanoscout.planning.activations import empty_model
 from nanoscout.planning.advice import Advice, advise
 from nanoscout.planning.memory import Estimator, Memory, ModelSize
@@ -153,17 +153,18 @@ def _device(name: str) -> str:
 
 def _estimator(recipe: Recipe, device: str) -> Estimator:
     """Raises UserError for a model that the engine does not take or the trace can't follow."""
-    config = load_config(recipe.model.source)
-    context = max(stage.context for stage in recipe.stage)
+    source = recipe.model.source
+    config = load_config(source)
+    with readable(source):
+        dtype = getattr(torch, recipe.model.dtype)
+        model = empty_model(config, dtype, config.num_hidden_layers, None)
+    estimator = Estimator(config, device)
     try:
-        TorchEngine(empty_model(config, torch.float32, 1, None), concurrency=1, context=context)
-        estimator = Estimator(config, device)
+        check_model(model, max(stage.context for stage in recipe.stage))
         estimator.memory(recipe)
-    except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
+    except RuntimeError as error:  # torch's: an operation that needs numbers
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"model '{recipe.model.source}': no plan can be made for it: {reason}"
-        ) from error
+        raise UserError(f"model '{source}': no plan can be made for it: {reason}") from error
     return estimator
 
 
