@@ -100,6 +100,7 @@ def table() -> None:
         figures[arm] = {"what": meaning, "seeds": sorted(runs), "modes": {}}
         minutes = mean(seconds for *_, seconds in runs.values()) / 60
         figures[arm]["training_minutes"] = minutes
+        figures[arm]["an_answer"] = {s: _cost(FOLDER / f"{arm}-{s}", runs[s][1]) for s in runs}
         for mode in ("greedy", "sampled"):
             points = {
                 s: _points([(before, after)], mode)[0] for s, (before, after, _) in runs.items()
@@ -109,7 +110,8 @@ def table() -> None:
                 "points": pooled,
                 "ci95": [low, high],
                 "by_seed": points,
-                "after": mean(after.summary()[mode]["correct"] for _, after, _ in runs.values()),
+                "before": mean(_share(before, mode) for before, *_ in runs.values()),
+                "after": mean(_share(after, mode) for _, after, _ in runs.values()),
             }
             shown.add_row(
                 arm,
@@ -131,6 +133,20 @@ def _result(folder: Path) -> tuple[Evaluation, Evaluation, float] | None:
         for name in ("before", "after")
     )
     return before, after, json.loads((folder / "summary.json").read_text())["training_seconds"]
+
+
+def _cost(folder: Path, after: Evaluation) -> dict[str, float]:
+    """Of an answer of the trained model, all modes asked together: sampled tokens, seconds."""
+    lines = (folder / "evaluation/after.jsonl").read_text().splitlines()
+    answers = sum(map(len, after.outcomes.values()))
+    return {
+        "tokens": mean(sum(json.loads(line)["sampled"]) for line in lines),
+        "seconds": after.seconds / answers,
+    }
+
+
+def _share(evaluation: Evaluation, mode: str) -> float:
+    return float(evaluation.summary()[mode]["correct"])
 
 
 def _points(

@@ -5,6 +5,7 @@ Peers of TRL's environment run in this one, which has what they need; vLLM is mi
 
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,16 @@ def test_rollouts_choose_the_tokens_of_transformers(bench: Any, tmp_path: Path) 
     assert set(kept["ratios"]) == {f"{peer}, 2 conversations" for peer in peers}
     assert "make peers" in kept["peers"]["vllm"]["missing"]
     assert 0 < kept["ours"]["2 conversations"]["share_of_peak"] < 1
+
+
+def test_the_profile_names_the_parts_of_a_rollout() -> None:
+    script = [sys.executable, str(BENCHMARKS / "rollout_profile.py"), "--model", "tiny:qwen3"]
+    done = subprocess.run(
+        [*script, "--dtype", "float32", "--conversations", "2"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    spent = {line.rsplit(maxsplit=3)[0]: line for line in done.stdout.splitlines()[-4:]}
+    assert set(spent) == {"attention", "  of decoding", "  of prefill", "head and draw"}
 
 
 def test_learner_and_step_against_trl(bench: Any, tmp_path: Path) -> None:
