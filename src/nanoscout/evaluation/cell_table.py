@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 NAMES = ("model", "agent", "thinking")
 NOTHING = "-"
-
-
 COST = ("searches", "visits", "tokens read", "tokens written", "seconds")
 
 
@@ -47,13 +47,23 @@ def row(cell: dict[str, Any], cells: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def cell_table(cells: Sequence[dict[str, Any]]) -> Table:
-    """For the terminal."""
-    table = Table()
-    for name in columns(cells):
-        table.add_column(name, justify="left" if name in NAMES else "right")
-    for cell in cells:
-        table.add_row(*map(escape, row(cell, cells)))
+def cell_table(cells: Sequence[dict[str, Any]]) -> Group:
+    """For the terminal: right answers, and below what they cost, so that 80 columns hold either."""
+    names = columns(cells)
+    rows = [dict(zip(names, row(cell, cells), strict=True)) for cell in cells]
+    shown = [name for name in names if name not in (*NAMES, *COST)]
+    return Group(_terminal_table(rows, shown), _terminal_table(rows, COST))
+
+
+def _terminal_table(rows: Sequence[dict[str, str]], shown: Sequence[str]) -> Table:
+    """The names that a row has in NAMES share a column."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(", ".join(NAMES), overflow="fold")
+    for name in shown:
+        table.add_column(name, justify="right")
+    for texts in rows:
+        who = ", ".join(texts[name] for name in NAMES)
+        table.add_row(escape(who), *(escape(texts[name]) for name in shown))
     return table
 
 
