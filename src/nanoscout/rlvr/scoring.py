@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nanoscout.engine.attention import head_logits, run_layers, torch_device
+from nanoscout.rlvr.chosen import chosen_logprobs
 from nanoscout.rlvr.grouped_attention import grouped_attention
 from nanoscout.rlvr.packing import MicroBatch
 
-HEAD_ROWS = 256
-"""Rows that go through the language-model head at once: bounds the memory of float32 logits."""
+HEAD_ROWS = 512
+"""Rows that go through the language-model head at once: bounds the memory of logits."""
 
 
 @contextmanager
@@ -136,25 +137,24 @@ def score_tokens(
     banned = torch.tensor(list(banned_ids), dtype=torch.long, device=device)
 
     def chunk(rows: Tensor, wanted_rows: Tensor, wanted_ids: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head_logits(model, rows).float() / temperature
-        if len(banned):
-            logits = logits.index_fill(1, banned, float("-inf"))
-        log_softmax = logits.log_softmax(dim=1)
-        with torch.no_grad():
-            entropy = torch.special.entr(log_softmax.exp()).sum(dim=1)
-        return log_softmax[wanted_rows, wanted_ids], entropy[wanted_rows].sum()
+        logits = head_logits(model, rows)
+        chosen, entropies = chosen_logprobs(logits, wanted_rows, wanted_ids, temperature, banned)
+        return chosen, entropies[wanted_rows].sum()
 
+    # A few logits are kept; many are computed again in the backward pass, one piece after the other.
+    again = len(predictors) > HEAD_ROWS
     logprobs = []
     entropy = 0.0
     for start in range(0, len(predictors), HEAD_ROWS):
         bounds = torch.tensor([start, start + HEAD_ROWS], device=device)
         first, last = torch.searchsorted(source, bounds).tolist()
-        chosen, chunk_entropy = checkpoint(
-            chunk,
+        piece = (
             predictors[start : start + HEAD_ROWS],
             source[first:last] - start,
             targets[first:last],
-            use_reentrant=False,
+        )
+        chosen, chunk_entropy = (
+            checkpoint(chunk, *piece, use_reentrant=False) if again else chunk(*piece)
         )
         logprobs.append(chosen)
         entropy += chunk_entropy.item()
