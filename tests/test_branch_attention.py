@@ -21,14 +21,16 @@ TREES = {
 }
 
 
+@pytest.mark.parametrize("kept_elements", [0, 2**20], ids=["computed again", "kept"])
 @pytest.mark.parametrize("block_rows", [1, 4, 64])
 @pytest.mark.parametrize("past", [0, 7])
 @pytest.mark.parametrize("tree", TREES)
 def test_equals_pytorch(
-    monkeypatch: pytest.MonkeyPatch, tree: str, past: int, block_rows: int
+    monkeypatch: pytest.MonkeyPatch, tree: str, past: int, block_rows: int, kept_elements: int
 ) -> None:
     monkeypatch.setattr(module, "BLOCK_ELEMENTS", 1)
     monkeypatch.setattr(module, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(module, "KEPT_ELEMENTS", kept_elements)
     count = TREES[tree][-1].end
     generator = torch.Generator().manual_seed(past)
 

@@ -2,12 +2,13 @@
 
 Query heads that share a key/value head become further rows of it, so nothing is repeated. A branch
 goes through in blocks of query rows; each block computes the scores that its rows can see and no
-others, and, for the backward pass, computes them once more. So one block of scores is in memory,
-small enough for a processor's cache. Plain matrix products are two to four times faster here than
+others, a block small enough for a processor's cache. For the backward pass the softmax of few
+scores is kept and that of many computed once more, so that no more than a block of them is in
+memory. Plain matrix products are two to four times faster here than
 PyTorch's fused CPU kernel, which knows neither grouped heads nor where a mask is trivial.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from nanoscout.rlvr.packing import Branch
 
-BLOCK_ELEMENTS = 2**19
+BLOCK_ELEMENTS = 2**20
 """Scores held at once, if that is more than BLOCK_ROWS rows of them."""
 BLOCK_ROWS = 64
+KEPT_ELEMENTS = 2**23
+"""Scores of a pass that are kept for the backward pass; where there are more, none are."""
 
 
 def branch_attention(
@@ -52,6 +55,8 @@ class _BranchAttention(torch.autograd.Function):
         heads, count, width = query.shape
         kv_heads = len(key)
         output = query.new_empty(count, heads, width)
+        kept: list[Tensor] = []
+        keep = _scores(branches, heads, past_key.shape[1]) <= KEPT_ELEMENTS
         for branch in branches:
             keys, values = _seen(past_key, key, branch), _seen(past_value, value, branch)
             for rows in _blocks(branch, heads, keys.shape[1]):
@@ -59,13 +64,15 @@ class _BranchAttention(torch.autograd.Function):
                 weights = _weights(_rows(query, rows, kv_heads), keys[:, :seen], rows, scaling)
                 mixed = torch.bmm(weights, values[:, :seen])
                 output[rows] = mixed.view(heads, -1, width).transpose(0, 1)
-        ctx.save_for_backward(query, key, value, past_key, past_value)
+                if keep:
+                    kept.append(weights)
+        ctx.save_for_backward(query, key, value, past_key, past_value, *kept)
         ctx.branches, ctx.scaling = branches, scaling
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, past_key, past_value = ctx.saved_tensors
+        query, key, value, past_key, past_value, *kept = ctx.saved_tensors
         heads, _, width = query.shape
         kv_heads, past = past_key.shape[:2]
         upstream = gradients[0].transpose(0, 1)
@@ -74,20 +81,28 @@ class _BranchAttention(torch.autograd.Function):
             torch.zeros_like(tensor, dtype=torch.float32)
             for tensor in (key, value, past_key, past_value)
         )
-        for branch in ctx.branches:
+        for branch in reversed(ctx.branches):
             keys, values = _seen(past_key, key, branch), _seen(past_value, value, branch)
-            grad_keys, grad_values = (torch.zeros_like(keys, dtype=torch.float32) for _ in range(2))
-            for rows in _blocks(branch, heads, keys.shape[1]):
+            grad_keys = grad_values = None
+            # The last rows come first: they see all keys, so theirs is a gradient to add to.
+            for rows in reversed(_blocks(branch, heads, keys.shape[1])):
                 seen = keys.shape[1] - (branch.end - rows.stop)
                 block, above = _rows(query, rows, kv_heads), _rows(upstream, rows, kv_heads)
-                weights = _weights(block, keys[:, :seen], rows, ctx.scaling)
+                weights = kept.pop() if kept else _weights(block, keys[:, :seen], rows, ctx.scaling)
                 grad_scores = torch._softmax_backward_data(
                     torch.bmm(above, values[:, :seen].transpose(1, 2)), weights, -1, weights.dtype
                 )
                 grad_block = torch.bmm(grad_scores, keys[:, :seen]).mul_(ctx.scaling)
                 grad_query[:, rows] = grad_block.view(heads, -1, width)
-                grad_keys[:, :seen] += torch.bmm(grad_scores.transpose(1, 2), block)
-                grad_values[:, :seen] += torch.bmm(weights.transpose(1, 2), above)
+                block_keys = torch.bmm(grad_scores.transpose(1, 2), block)
+                block_values = torch.bmm(weights.transpose(1, 2), above)
+                if grad_keys is None or grad_values is None:
+                    grad_keys, grad_values = block_keys.float(), block_values.float()
+                else:
+                    grad_keys[:, :seen] += block_keys
+                    grad_values[:, :seen] += block_values
+            assert grad_keys is not None
+            assert grad_values is not None
             for whole, own, grown in (
                 (grad_past_key, grad_key, grad_keys.mul_(ctx.scaling)),
                 (grad_past_value, grad_value, grad_values),
@@ -99,15 +114,21 @@ class _BranchAttention(torch.autograd.Function):
         return grad_query, *(gradient.to(key.dtype) for gradient in found), None, None
 
 
+def _scores(branches: Sequence[Branch], heads: int, past: int) -> int:
+    """How many scores there are, masked ones counted."""
+    rows = [(branch.end - branch.start, len(branch.ancestors)) for branch in branches]
+    return heads * sum(count * (past + before + count) for count, before in rows)
+
+
 def _seen(past: Tensor, own: Tensor, branch: Branch) -> Tensor:
     """What a branch can see, [kv_heads, P + ancestors + rows, d]."""
     return torch.cat([past, own[:, branch.ancestors], own[:, branch.start : branch.end]], dim=1)
 
 
-def _blocks(branch: Branch, heads: int, seen: int) -> Iterator[slice]:
+def _blocks(branch: Branch, heads: int, seen: int) -> list[slice]:
     size = max(BLOCK_ROWS, BLOCK_ELEMENTS // (heads * seen))
-    for start in range(branch.start, branch.end, size):
-        yield slice(start, min(start + size, branch.end))
+    starts = range(branch.start, branch.end, size)
+    return [slice(start, min(start + size, branch.end)) for start in starts]
 
 
 def _rows(tensor: Tensor, rows: slice, kv_heads: int) -> Tensor:
