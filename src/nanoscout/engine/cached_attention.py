@@ -19,8 +19,8 @@ from nanoscout.engine.kernels import kernels_for
 from nanoscout.engine.kv_cache import KvBlock, KvCache, Slot
 from nanoscout.engine.shared_prefix import SharedPrefix
 
-PORTION = 2**19
-"""Attention scores of a prefill that are held at once, about: a megabyte in bfloat16."""
+PORTION = 2**20
+"""Attention scores of a prefill that are held at once, about: two megabytes in bfloat16."""
 LEAST_TOKENS = 16
 """Tokens of a portion at least, however long the past."""
 
