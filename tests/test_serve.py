@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -333,6 +334,10 @@ def test_another_model_is_served_in_a_runs_prompt(tmp_path: Path) -> None:
     shown = [{"role": "system", "content": system}, *examples[0]]
     ids = model.dialogue(chat).prompt([*shown, {"role": "user", "content": "Who?"}])
     assert (model.name, turn.prompt_tokens) == ("tiny:qwen3", len(ids))
+    own = [{"role": "system", "content": "Write code."}, {"role": "user", "content": "Who?"}]
+    chat = replace(chat, said=(Said("system", "Write code."), *said))
+    turn = asyncio.run(model.write(chat))
+    assert turn.prompt_tokens == len(model.dialogue(chat).prompt(own))  # no calls are shown to it
     with pytest.raises(UserError, match="not trained yet"):
         open_chat_model(str(run), None, **sizes)
     with pytest.raises(UserError, match="--model is for a run"):
