@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -333,6 +334,10 @@ def test_another_model_is_served_in_a_runs_prompt(tmp_path: Path) -> None:
     shown = [{"role": "system", "content": system}, *examples[0]]
     ids = model.dialogue(chat).prompt([*shown, {"role": "user", "content": "Who?"}])
     assert (model.name, turn.prompt_tokens) == ("tiny:qwen3", len(ids))
+    own = [{"role": "system", "content": "Write code."}, {"role": "user", "content": "Who?"}]
+    chat = replace(chat, said=(Said("system", "Write code."), *said))
+    turn = asyncio.run(model.write(chat))
+    assert turn.prompt_tokens == len(model.dialogue(chat).prompt(own))  # no calls are shown to it
     with pytest.raises(UserError, match="not trained yet"):
         open_chat_model(str(run), None, **sizes)
     with pytest.raises(UserError, match="--model is for a run"):
@@ -387,7 +392,11 @@ def test_what_has_no_effect_is_taken(tiny: str) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
     ),
