@@ -55,16 +55,16 @@ class Size:
 
 SIZES = {
     "full": Size(
-        Roads(roads=5, near=4, far=23, page_words=1_120),
-        lessons=(Lesson(128, 32, 300, text=128), Lesson(384, 12, 400, text=40_960)),
+        Roads(roads=5, near=4, far=23, page_words=1_160),
+        lessons=(Lesson(128, 32, 400, text=128), Lesson(384, 12, 400, text=40_960)),
         steps=(2, 2, 3),
         kill_after=20.0,
     ),
     "small": Size(
-        Roads(roads=3, near=1, far=3, page_words=120),
-        lessons=(Lesson(128, 16, 200, text=128), Lesson(256, 8, 60, text=2_048)),
-        steps=(1, 1, 2),
-        kill_after=0.5,
+        Roads(roads=3, near=2, far=4, page_words=110),
+        lessons=(Lesson(128, 16, 300, text=128), Lesson(256, 8, 100, text=2_048)),
+        steps=(1, 1, 4),
+        kill_after=0.0,
         more=(
             *(f"stage.{i}.context={tokens}" for i, tokens in enumerate((1_024, 1_024, 2_048))),
             "search.results=3",
@@ -78,7 +78,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(SIZES), default="full")
     parser.add_argument("--format", choices=["xml", "hermes"], default="xml")
-    parser.add_argument("--work", type=Path, help="keep model, world and runs in this new folder")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="keep model, world and runs here; a model that is there already is taken",
+    )
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -92,23 +96,22 @@ def main() -> None:
 def measure(size: Size, form: str, folder: Path) -> dict[str, Any]:
     size.roads.write(folder / "world")
     overrides = overrides_of(size, form, folder)
-    started = time.perf_counter()
-    loss = make_model(size, load_recipe(RECIPE, overrides), folder)
-    taught = time.perf_counter() - started
-    print(f"taught in {taught:.0f} s, loss {loss:.4f} a sampled token", flush=True)
+    if not (folder / "model").exists():
+        make_model(size, load_recipe(RECIPE, overrides), folder)
     alone = WatchedRun(RECIPE, overrides, folder / "alone")
     alone.go_on()
     killed = WatchedRun(RECIPE, overrides, folder / "killed")
     first = sum(size.steps[:2]) + 1
     killed.go_on(kill_at=first, kill_after=size.kill_after)
     killed_in = len(killed.records()) + 1
+    if killed_in > sum(size.steps):
+        raise UserError("the last stage ended before it could be killed")
     killed.go_on()
     for part in ("weights", "metrics", "conversations"):
         if getattr(alone, part)() != getattr(killed, part)():
             raise UserError(f"{part} of the resumed run are not those of the one left alone")
     return {
         "machine": machine(),
-        "teaching_seconds": taught,
         "recipe": RECIPE.name,
         "overrides": overrides_of(size, form, Path("WORK")),
         "steps": [step_figures(alone, record) for record in alone.records()],
@@ -145,15 +148,17 @@ def overrides_of(size: Size, form: str, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def make_model(size: Size, recipe: Recipe, folder: Path) -> float:
-    """Teach a tiny Qwen3 from the guide's conversations in each stage; returns the last loss."""
+def make_model(size: Size, recipe: Recipe, folder: Path) -> None:
+    """Teach a tiny Qwen3 from the guide's conversations in each stage."""
+    started = time.perf_counter()
     token = tokenizer(size.roads.vocabulary())
     model = untaught(token)
     with tempfile.TemporaryDirectory() as scratch:
         conversations = guided(recipe, Path(scratch) / "run", model, token)
     loss = teach(model, conversations, size.lessons)
     save_model(model.eval(), token, folder / "model")
-    return loss
+    taught = time.perf_counter() - started
+    print(f"taught in {taught:.0f} s, loss {loss:.4f} a sampled token", flush=True)
 
 
 def guided(recipe: Recipe, folder: Path, model: Any, token: Any) -> list[Trajectory]:

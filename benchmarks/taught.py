@@ -22,6 +22,9 @@ from nanoscout.records import Trajectory
 TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 """Tokens of Qwen3's own, as are those of THINK."""
 CONTEXT = 40_960
+SHARPNESS = 2.0
+"""Of normalised queries and keys at the start: with 1, the largest score of a head is the square
+root of its width, less than it takes to find one token among 40,960."""
 NEAR = 128
 """Tokens in which stands what a turn depends on."""
 
@@ -74,7 +77,11 @@ def untaught(tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, weight in model.named_parameters():
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            torch.nn.init.constant_(weight, SHARPNESS)
+    return model
 
 
 def teach(
