@@ -1,10 +1,28 @@
-"""Memory that was freed, back to the system."""
+"""Memory that was freed: kept for the next to need some, or back to the system.
+
+Where the C library is not glibc, both do nothing.
+"""
 
 import ctypes
 
+MMAP_MAX, TRIM_THRESHOLD = -4, -1
+"""Parameters of glibc's mallopt."""
+
+
+def keep() -> None:
+    """Keep what this process frees until `trim`.
+
+    Left alone, the C library gets each large tensor from the system and gives it back at once, and
+    the system clears every page anew: a quarter of an optimiser step on a CPU.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_MAX, 0)
+        mallopt(TRIM_THRESHOLD, -1)
+
 
 def trim() -> None:
-    """Return what this process has freed but its C library keeps, where that is glibc.
+    """Return what this process has freed but its C library keeps.
 
     Rollouts and learning free gigabytes in pieces of all sizes. Kept, the pieces of one are of
     little use to the other, and their peaks add up.

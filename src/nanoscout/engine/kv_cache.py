@@ -4,7 +4,6 @@ Each conversation has a *slot*. Slots lie in *blocks* of a few rows; a block's t
 as its longest conversation, and grow and shrink with it: memory follows use, not the context limit.
 Occupied slots are always the first ones: whoever leaves is replaced by the last. So decoding
 multiplies by whole, contiguous tensors, which on a CPU are the only ones that need no copy for it.
-Keys are stored transposed, as the product with a query wants them.
 """
 
 from collections.abc import Mapping
@@ -24,6 +23,8 @@ GRAIN = 64
 class CacheShape:
     layers: int
     kv_heads: int
+    group: int
+    """Query heads of a key/value head."""
     head_dim: int
     dtype: torch.dtype
     device: torch.device
@@ -37,9 +38,11 @@ class CacheShape:
     def of(cls, model: PreTrainedModel) -> "CacheShape":
         config = model.config
         heads = config.num_attention_heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
         return cls(
             layers=config.num_hidden_layers,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            kv_heads=kv_heads,
+            group=heads // kv_heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             dtype=model.dtype,
             device=model.device,
@@ -47,15 +50,16 @@ class CacheShape:
 
 
 class KvBlock:
-    """A few rows of cache: per layer, keys [rows, kv_heads, head_dim, capacity] and values
-    [rows, kv_heads, capacity, head_dim]. Unused places hold finite numbers, never NaN."""
+    """A few rows of cache: per layer, keys and values [rows, kv_heads, capacity, head_dim]. Unused
+    places hold finite numbers, never NaN."""
 
     def __init__(self, shape: CacheShape, rows: int):
         self.capacity = 0
-        nothing = torch.empty(0, dtype=shape.dtype, device=shape.device)
-        by_head = (rows, shape.kv_heads, shape.head_dim)
-        self.keys = [nothing.view(*by_head, 0)] * shape.layers
-        self.values = [nothing.view(*by_head[:2], 0, by_head[2])] * shape.layers
+        nothing = torch.empty(
+            rows, shape.kv_heads, 0, shape.head_dim, dtype=shape.dtype, device=shape.device
+        )
+        self.keys = [nothing] * shape.layers
+        self.values = [nothing] * shape.layers
 
     def fit(self, tokens: int) -> None:
         """Make the rows long enough for `tokens`, and not much longer."""
@@ -63,25 +67,24 @@ class KvBlock:
         if 0.75 * self.capacity <= capacity <= self.capacity:
             return
         kept = min(capacity, self.capacity)
-        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
-            self.keys[layer] = keys.new_zeros(*keys.shape[:3], capacity)
-            self.keys[layer][..., :kept] = keys[..., :kept]
-            self.values[layer] = values.new_zeros(*values.shape[:2], capacity, values.shape[3])
-            self.values[layer][:, :, :kept] = values[:, :, :kept]
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                tensors[layer] = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
+                tensors[layer][:, :, :kept] = old[:, :, :kept]
         self.capacity = capacity
 
     def write(self, layer: int, row: int, start: int, key: Tensor, value: Tensor) -> None:
         """Store key and value [kv_heads, n, head_dim] of tokens start to start + n of a row."""
         stop = start + key.shape[1]
-        self.keys[layer][row, :, :, start:stop] = key.transpose(1, 2)
+        self.keys[layer][row, :, start:stop] = key
         self.values[layer][row, :, start:stop] = value
 
     def copy(self, row: int, source: "KvBlock", source_row: int, start: int, stop: int) -> None:
         """Take tokens start to stop over from a row of `source`."""
-        for layer in range(len(self.keys)):
-            keys, values = source.keys[layer][source_row], source.values[layer][source_row]
-            self.keys[layer][row, ..., start:stop] = keys[..., start:stop]
-            self.values[layer][row, :, start:stop] = values[:, start:stop]
+        pairs = ((self.keys, source.keys), (self.values, source.values))
+        for tensors, source_tensors in pairs:
+            for mine, other in zip(tensors, source_tensors, strict=True):
+                mine[row, :, start:stop] = other[source_row, :, start:stop]
 
 
 @dataclass(slots=True, eq=False)
@@ -98,7 +101,7 @@ class Slot:
 class KvCache:
     def __init__(self, shape: CacheShape, rows: int = ROWS):
         self.slots: list[Slot] = []
-        self._shape = shape
+        self.shape = shape
         self._rows = rows
         self._blocks: list[KvBlock] = []
 
@@ -106,7 +109,7 @@ class KvCache:
         slot = Slot(len(self.slots), shares_prefix)
         self.slots.append(slot)
         if slot.index == len(self._blocks) * self._rows:
-            self._blocks.append(KvBlock(self._shape, self._rows))
+            self._blocks.append(KvBlock(self.shape, self._rows))
         return slot
 
     def release(self, slot: Slot) -> None:

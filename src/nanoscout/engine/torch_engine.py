@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from nanoscout.engine.attention import check_model, head_logits, run_layers, torch_device
 from nanoscout.engine.cached_attention import CachedAttention, Run
 from nanoscout.engine.kv_cache import ROWS, CacheShape, KvCache, Slot
+from nanoscout.engine.packed_linear import pack_linears
 from nanoscout.engine.protocol import Finish, Generation, OnToken, Sampling
 from nanoscout.engine.sampling import choose_tokens, uniform
 from nanoscout.engine.shared_prefix import SharedPrefix, common_length
@@ -134,6 +135,7 @@ class TorchEngine:
 
     def __init__(self, model: PreTrainedModel, *, concurrency: int, context: int):
         check_model(model, context)
+        pack_linears(model)
         self.policy_version = 0
         self.stats = EngineStats()
         self._model = model

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from nanoscout.engine.attention import run_layers
 from nanoscout.models.lora import add_adapters
 from nanoscout.recipe import LoraSpec
-from nanoscout.rlvr.grouped_attention import BLOCK_ELEMENTS
+from nanoscout.rlvr.branch_attention import BLOCK_ELEMENTS
 from nanoscout.rlvr.packing import Branch, MicroBatch
 from nanoscout.rlvr.scoring import BranchPlan, Prefix, checkpointed_layers
 

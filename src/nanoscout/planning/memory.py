@@ -16,7 +16,7 @@ from nanoscout.engine.kv_cache import GRAIN, ROWS, CacheShape
 from nanoscout.engine.torch_engine import PREFILL_TOKENS
 from nanoscout.planning.activations import Activations, activations, empty_model
 from nanoscout.recipe import OptimiserSpec, Recipe
-from nanoscout.rlvr.grouped_attention import BLOCK_ELEMENTS
+from nanoscout.rlvr.branch_attention import BLOCK_ELEMENTS
 from nanoscout.rlvr.scoring import HEAD_ROWS
 
 RUNTIME = 450_000_000

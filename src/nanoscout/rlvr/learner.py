@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from transformers import PreTrainedModel
 
+from nanoscout import memory
 from nanoscout.recipe import ObjectiveSpec, OptimiserSpec
 from nanoscout.rlvr.objective import policy_objective, token_weights
 from nanoscout.rlvr.optimiser import MasterAdamW, learning_rate
@@ -67,6 +68,7 @@ class Learner:
         total_updates: int = 1,
     ):
         """`total_updates`: optimiser steps of the whole run, for the learning rate's schedule."""
+        memory.keep()
         self.model = model
         self.optimiser = MasterAdamW(model, optimiser)
         self.updates = 0

@@ -8,7 +8,7 @@ cut at the keys and values: the same gradient as one sequence at a time, at a fr
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nanoscout.engine.attention import head_logits, run_layers, torch_device
-from nanoscout.rlvr.grouped_attention import grouped_attention
-from nanoscout.rlvr.packing import MicroBatch
+from nanoscout.rlvr.branch_attention import branch_attention
+from nanoscout.rlvr.chosen import chosen_logprobs
+from nanoscout.rlvr.packing import Branch, MicroBatch
 
-HEAD_ROWS = 256
-"""Rows that go through the language-model head at once: bounds the memory of float32 logits."""
+HEAD_ROWS = 512
+"""Rows that go through the language-model head at once: bounds the memory of logits."""
 
 
 @contextmanager
@@ -47,14 +48,15 @@ class Prefix:
 
     def __init__(self, model: PreTrainedModel, token_ids: Tensor):
         self.length = len(token_ids)
+        self.device = torch_device(model)
+        self._branch = Branch(0, self.length, torch.arange(0, device=self.device))
         self._computed: list[tuple[Tensor, Tensor]] = []
         self._complete = False
         self.layers: list[tuple[Tensor, Tensor]] = []
         """Per layer: key and value leaves [kv_heads, P, head_dim]; empty for an empty prefix."""
         if self.length:
-            device = torch_device(model)
-            positions = torch.arange(self.length, device=device)
-            run_layers(model, token_ids.to(device), positions, self)
+            positions = torch.arange(self.length, device=self.device)
+            run_layers(model, token_ids.to(self.device), positions, self)
             self._complete = True
             wanted = torch.is_grad_enabled()
             self.layers = [
@@ -67,7 +69,8 @@ class Prefix:
     ) -> Tensor:
         if not self._complete:  # a checkpointed layer comes by once more in the backward pass
             self._computed.append((key, value))
-        return grouped_attention(query, key, value, scaling)
+        past = (key[:, :0], value[:, :0])
+        return branch_attention(query, key, value, past, [self._branch], scaling)
 
     def backward(self) -> None:
         """Send what the micro-batches left on the leaves through the prefix, and free its graph."""
@@ -88,24 +91,16 @@ class BranchPlan:
 
     def __init__(self, prefix: Prefix, micro_batch: MicroBatch):
         self._prefix = prefix
-        self._branches = micro_batch.branches
+        self._branches = [
+            replace(branch, ancestors=branch.ancestors.to(prefix.device))
+            for branch in micro_batch.branches
+        ]
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        outputs = []
-        for branch in self._branches:
-            rows = slice(branch.start, branch.end)
-            keys, values = key[:, rows], value[:, rows]
-            if len(branch.ancestors):
-                keys = torch.cat([key[:, branch.ancestors], keys], dim=1)
-                values = torch.cat([value[:, branch.ancestors], values], dim=1)
-            if self._prefix.length:
-                prefix_key, prefix_value = self._prefix.layers[layer]
-                keys = torch.cat([prefix_key, keys], dim=1)
-                values = torch.cat([prefix_value, values], dim=1)
-            outputs.append(grouped_attention(query[:, rows], keys, values, scaling))
-        return torch.cat(outputs, dim=0)
+        past = self._prefix.layers[layer] if self._prefix.length else (key[:, :0], value[:, :0])
+        return branch_attention(query, key, value, past, self._branches, scaling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,25 +131,24 @@ def score_tokens(
     banned = torch.tensor(list(banned_ids), dtype=torch.long, device=device)
 
     def chunk(rows: Tensor, wanted_rows: Tensor, wanted_ids: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head_logits(model, rows).float() / temperature
-        if len(banned):
-            logits = logits.index_fill(1, banned, float("-inf"))
-        log_softmax = logits.log_softmax(dim=1)
-        with torch.no_grad():
-            entropy = torch.special.entr(log_softmax.exp()).sum(dim=1)
-        return log_softmax[wanted_rows, wanted_ids], entropy[wanted_rows].sum()
+        logits = head_logits(model, rows)
+        chosen, entropies = chosen_logprobs(logits, wanted_rows, wanted_ids, temperature, banned)
+        return chosen, entropies[wanted_rows].sum()
 
+    # Few logits are kept; many are computed again in the backward pass, one piece at a time.
+    again = len(predictors) > HEAD_ROWS
     logprobs = []
     entropy = 0.0
     for start in range(0, len(predictors), HEAD_ROWS):
         bounds = torch.tensor([start, start + HEAD_ROWS], device=device)
         first, last = torch.searchsorted(source, bounds).tolist()
-        chosen, chunk_entropy = checkpoint(
-            chunk,
+        piece = (
             predictors[start : start + HEAD_ROWS],
             source[first:last] - start,
             targets[first:last],
-            use_reentrant=False,
+        )
+        chosen, chunk_entropy = (
+            checkpoint(chunk, *piece, use_reentrant=False) if again else chunk(*piece)
         )
         logprobs.append(chosen)
         entropy += chunk_entropy.item()

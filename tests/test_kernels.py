@@ -1,0 +1,96 @@
+"""The compiled kernels next to torch's operations, and an engine with and without them."""
+
+import copy
+import subprocess
+from pathlib import Path
+from statistics import mean
+
+import pytest
+import torch
+
+from nanoscout.engine import cached_attention, kernels
+from nanoscout.engine.kernels import Kernels, load_kernels
+from nanoscout.engine.protocol import Sampling
+from tests.test_engine import build, engine_of, run_all, scored, tokens, turn
+
+BFLOAT16 = torch.bfloat16
+
+
+@pytest.fixture
+def compiled() -> Kernels:
+    found = load_kernels()
+    if found is None:
+        pytest.skip("no C compiler")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "seen"), [(1, 1, 1), (5, 9, 3), (40, 777, 738), (3, 8, 9)]
+)
+def test_causal_softmax_is_the_masked_softmax(
+    compiled: Kernels, rows: int, width: int, seen: int
+) -> None:
+    scores = torch.randn(6, rows, width, generator=torch.manual_seed(0)).mul(8).to(BFLOAT16)
+    beyond = torch.arange(width) >= seen + torch.arange(rows)[:, None]
+    expected = scores.float().masked_fill(beyond, float("-inf")).softmax(-1)
+    weights = compiled.causal_softmax(scores.clone(), seen).float()
+    # Rounded to bfloat16 once: half a unit of its eight bits.
+    torch.testing.assert_close(weights, expected, rtol=2**-8, atol=1e-6)
+    assert (weights.masked_select(beyond.expand_as(weights)) == 0).all()
+
+
+def test_causal_softmax_of_scores_far_apart(compiled: Kernels) -> None:
+    scores = torch.tensor([[[300.0, -1e38, 299.0, -500.0]]]).to(BFLOAT16)
+    weights = compiled.causal_softmax(scores.clone(), 4).float()
+    torch.testing.assert_close(weights, scores.float().softmax(-1), rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("prefix_length", [0, 30])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_an_engine_with_kernels_samples_as_one_without(
+    monkeypatch: pytest.MonkeyPatch, compiled: Kernels, architecture: str, prefix_length: int
+) -> None:
+    """Ragged conversations, with the shared prefix and without: what the model in float32 says of
+    the sampled tokens is met as closely as by torch's operations."""
+    exact = build(architecture)
+    model = copy.deepcopy(exact).to(BFLOAT16)
+    exact.load_state_dict(model.state_dict())
+    prefix = tokens(prefix_length, 1)
+    prompts = [prefix + tokens(3 + 17 * n, n) for n in range(5)] + [tokens(9, 20)]
+
+    def gap() -> float:
+        engine = engine_of(model)
+        engine.share_prefix(prefix)
+        sampling = Sampling(temperature=1.0, max_tokens=12)
+        generations = run_all(*(turn(engine, prompt, sampling) for prompt in prompts))
+        gaps = [
+            abs(a - b)
+            for prompt, generation in zip(prompts, generations, strict=True)
+            for a, b in zip(
+                generation.logprobs,
+                scored(exact, prompt + generation.token_ids, len(generation.token_ids)),
+                strict=True,
+            )
+        ]
+        return mean(gaps)
+
+    mine = gap()
+    monkeypatch.setattr(cached_attention, "kernels_for", lambda dtype, device: None)
+    assert mine < 1.2 * gap() + 0.002
+
+
+def test_without_a_compiler_there_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NANOSCOUT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert load_kernels.__wrapped__() is None
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    assert load_kernels.__wrapped__() is None
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_the_source_compiles_without_a_warning(tmp_path: Path, compiled: Kernels) -> None:
+    command = ["cc", "-Wall", "-Wextra", "-Werror", *kernels.FLAGS, "-c", str(kernels.SOURCE)]
+    done = subprocess.run([*command, "-o", str(tmp_path / "o")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
