@@ -1,0 +1,145 @@
+"""A Qwen3 of 0.4 M parameters that calls tools: taught from a guide's conversations.
+
+The architecture and the chat template are Qwen3's, the tokenizer its pipeline with a small
+vocabulary. nanoscout itself trains by reinforcement alone; this is how an experiment gets a model
+small enough for its machine that finds its way through conversations of 40,960 tokens. It is taught
+on short windows, in which the text further back counts as if it were that long.
+"""
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import AddedToken, pre_tokenizers
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Tokenizer, Qwen3Config
+
+from nanoscout.models.tiny import QWEN3, SPECIAL, TEXT, THINK
+from nanoscout.records import Trajectory
+
+TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+"""Tokens of Qwen3's own, as are those of THINK."""
+CONTEXT = 40_960
+SHARPNESS = 2.0
+"""Of normalised queries and keys at the start: with 1, the largest score of a head is the square
+root of its width, less than it takes to find one token among 40,960."""
+NEAR = 128
+"""Tokens in which stands what a turn depends on."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Steps on windows of a few tokens, which stand for up to `text` tokens: those further back
+    than NEAR count as so many more, and lie as far back."""
+
+    tokens: int
+    windows: int
+    steps: int
+    text: int
+
+
+def tokenizer(words: Iterable[str]) -> Qwen2Tokenizer:
+    """Has each of `words` as one token, besides the bytes and what conversations are full of."""
+    blank = Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(SPECIAL)},
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+    )
+    trained = blank.train_new_from_iterator(
+        [*words, *TEXT.split()] * 2,
+        vocab_size=4_096,
+        new_special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    trained.add_tokens([AddedToken(token, normalized=False) for token in (*THINK, *TAGS)])
+    trained.chat_template = QWEN3
+    return trained
+
+
+def untaught(tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=CONTEXT,
+        rope_theta=1e6,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, weight in model.named_parameters():
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            torch.nn.init.constant_(weight, SHARPNESS)
+    return model
+
+
+def teach(
+    model: PreTrainedModel,
+    conversations: Sequence[Trajectory],
+    lessons: Sequence[Lesson],
+    lr: float = 3e-3,
+) -> float:
+    """Fit the sampled tokens; returns the mean loss of the last ten steps."""
+    rng = random.Random(0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    total = sum(lesson.steps for lesson in lessons)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1.0, (step + 1) / 20, 1.01 - step / total)
+    )
+    losses = []
+    for lesson in (each for each in lessons for _ in range(each.steps)):
+        ids, sampled = windows(conversations, lesson, rng)
+        text = round(lesson.tokens * (lesson.text / lesson.tokens) ** rng.random())
+        positions = torch.arange(lesson.tokens)
+        positions[-NEAR:] += rng.randint(0, text - lesson.tokens)
+        output = model.base_model(
+            input_ids=ids,
+            position_ids=positions[None],
+            attention_mask=counted(lesson.tokens, text),
+            use_cache=False,
+        )
+        wanted = sampled[:, 1:]
+        logits = model.get_output_embeddings()(output.last_hidden_state[:, :-1][wanted])
+        loss = cross_entropy(logits, ids[:, 1:][wanted])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+    return sum(losses[-10:]) / len(losses[-10:])
+
+
+def counted(length: int, text: int) -> torch.Tensor:
+    """The causal mask [1, 1, length, length] by which tokens further back than NEAR count as often
+    as makes `length` tokens `text`."""
+    times = (text - NEAR) / (length - NEAR) if text > length else 1.0
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    mask = torch.where(distance < NEAR, 0.0, math.log(times))
+    return mask.masked_fill(distance < 0, -math.inf)[None, None]
+
+
+def windows(
+    conversations: Sequence[Trajectory], lesson: Lesson, rng: random.Random
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and flags [windows, tokens]; each window ends with a turn, whose tokens are flagged."""
+    ids, flags = [], []
+    while len(ids) < lesson.windows:
+        conversation = rng.choice(conversations)
+        turn = rng.choice(conversation.turns)
+        start = turn.end - lesson.tokens
+        if start >= 0:
+            ids.append(conversation.token_ids[start : turn.end])
+            flags.append([index >= turn.start for index in range(start, turn.end)])
+    return torch.tensor(ids), torch.tensor(flags)
