@@ -39,11 +39,15 @@ class PackedLinear(nn.Linear):
         return {**self.__dict__, "_state": None, "_packed": None}
 
 
+def is_packed(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether an engine packs the linear layers of a model there."""
+    bfloat16_on_cpu = device_type == "cpu" and dtype == torch.bfloat16
+    return bfloat16_on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def pack_linears(model: PreTrainedModel) -> None:
     """Put a `PackedLinear` in the place of each linear layer, where this is for the model."""
-    if model.device.type != "cpu" or model.dtype != torch.bfloat16:
-        return
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not is_packed(model.device.type, model.dtype):
         return
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig
 
 from nanoscout.engine.kv_cache import GRAIN, ROWS, CacheShape
+from nanoscout.engine.packed_linear import is_packed
 from nanoscout.engine.torch_engine import PREFILL_TOKENS
 from nanoscout.planning.activations import Activations, activations, empty_model
 from nanoscout.recipe import OptimiserSpec, Recipe
@@ -43,6 +45,7 @@ class Memory:
 
     runtime: float
     weights: float
+    """With their packed copies, where the engine makes some (engine/packed_linear.py)."""
     reference: float
     """The untrained model, for the KL penalty."""
     optimiser: float
@@ -84,6 +87,8 @@ class ModelSize:
     """Whether these are the embeddings' too."""
     kv_bytes: int
     """Of a token's keys and values in all layers."""
+    linear: int
+    """Weights of linear layers."""
     bytes_each: int
     """Of a weight."""
 
@@ -121,7 +126,8 @@ class Estimator:
         parts = [self._rolling_out(recipe, *use) for use in uses]
         parts += [self._rolling_out(recipe, recipe.evaluation.context, asked)] if asked else []
         size = self.size(recipe)
-        weights = size.parameters * size.bytes_each
+        packed = is_packed(self._device, getattr(torch, recipe.model.dtype))
+        weights = (size.parameters + (size.linear if packed else 0)) * size.bytes_each
         return Memory(
             runtime=RUNTIME + (SLACK if self._device == "cpu" else 0),
             weights=weights,
@@ -191,6 +197,7 @@ class Estimator:
             head=head.numel() if head.requires_grad else 0,
             tied=head is model.get_input_embeddings().weight,
             kv_bytes=CacheShape.of(model).token_bytes,
+            linear=sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)),
             bytes_each=dtype.itemsize,
         )
 
