@@ -12,8 +12,8 @@ resumed. The two must end with the same bits: weights, metrics and every token o
 conversation. For each step it says how long its conversations were, and the peak of resident
 memory, which is reset after each step. Linux only: that goes through /proc.
 
-How far the taught model walks depends on the machine: --size small was seen to fill its 2,048 tokens
-on one run and to end at 543 on another. --size full has not been run to its end.
+How far the taught model walks depends on the machine: --size small was seen to fill its 2,048
+tokens in one run and to end at 543 in another. --size full has not been run to its end.
 """
 
 import argparse
