@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from nanoscout import memory
 from nanoscout.engine.attention import check_model, head_logits, run_layers, torch_device
 from nanoscout.engine.cached_attention import CachedAttention, Run
 from nanoscout.engine.kv_cache import ROWS, CacheShape, KvCache, Slot
@@ -135,7 +134,6 @@ class TorchEngine:
     """
 
     def __init__(self, model: PreTrainedModel, *, concurrency: int, context: int):
-        memory.keep()
         check_model(model, context)
         pack_linears(model)
         self.policy_version = 0
