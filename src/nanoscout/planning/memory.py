@@ -17,6 +17,7 @@ from nanoscout.engine.torch_engine import PREFILL_TOKENS
 from nanoscout.planning.activations import Activations, activations, empty_model
 from nanoscout.recipe import OptimiserSpec, Recipe
 from nanoscout.rlvr.branch_attention import BLOCK_ELEMENTS
+from nanoscout.rlvr.chosen import FLOAT_ROWS
 from nanoscout.rlvr.scoring import HEAD_ROWS
 
 RUNTIME = 450_000_000
@@ -25,9 +26,8 @@ SLACK = 450_000_000
 """What the C library keeps unused between pieces in use: about so much where it was measured."""
 FLOAT32 = 4
 """Bytes of a master weight, and of its gradient."""
-HEAD_BYTES = 16
-"""For each logit of a piece of the head, besides the logit: three float32 copies of it and one
-more, the entropy's (rlvr/scoring.py)."""
+FLOAT_COPIES = 3
+"""Of the logits that are in float32 at once: scaled, their softmax, a passing one."""
 SAMPLING_BYTES = 12
 """For each logit of a sampled row, besides the logit: two float32 copies and a padded one
 (engine/sampling.py)."""
@@ -155,7 +155,9 @@ class Estimator:
         # The head's gradient collects, piece by piece, until that of the embeddings has come too
         # where they are the same weights. Then both are there, before they go to the masters.
         head_gradient = size.head * size.bytes_each
-        logits = min(HEAD_ROWS, tokens) * self._config.vocab_size * (size.bytes_each + HEAD_BYTES)
+        in_float = FLOAT_ROWS.get(self._device, FLOAT_ROWS["cuda"]) * FLOAT_COPIES * FLOAT32
+        rows = min(HEAD_ROWS, tokens)  # of logits, and of their gradients
+        logits = self._config.vocab_size * (2 * size.bytes_each * rows + in_float)
         moments = [layers.kept + logits + head_gradient, 2 * head_gradient]
         moments.append(layers.peak + (head_gradient if size.tied else 0))
         if recipe.objective.kl > 0:
