@@ -416,6 +416,14 @@ def test_no_body_makes_the_server_fail(tiny: str, change: dict[str, Any]) -> Non
     assert answer.status_code in (200, 400, 404)
 
 
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e999"])
+@pytest.mark.parametrize("field", ["temperature", "max_tokens", "seed", "messages"])
+def test_numbers_that_are_none_are_refused(tiny: str, field: str, number: str) -> None:
+    said = '{"model": "tiny:qwen3", "messages": [{"role": "user", "content": "Hi"}]'
+    answer = httpx2.post(f"{tiny}/chat/completions", content=f'{said}, "{field}": {number}}}')
+    assert answer.status_code == 400
+
+
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[" * 100_000, b'{"model": "tiny:qwen3", "mess'])
 def test_a_body_that_is_no_json_is_refused(tiny: str, body: bytes) -> None:
     assert httpx2.post(f"{tiny}/chat/completions", content=body).status_code == 400

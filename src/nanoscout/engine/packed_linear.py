@@ -3,8 +3,9 @@
 The instructions take their right operand in blocks of paired rows. torch's linear arranges a weight
 so at every call, which for the few rows of a decoding step takes longer than the product itself.
 A `PackedLinear` keeps the arranged copy beside its weight and makes it anew when the weight has
-changed: one copy an optimiser step in place of one a call. Where gradients are wanted, it is an
-ordinary linear layer.
+changed: one copy an optimiser step in place of one a call. torch counts a tensor's changes, but
+not those made behind its back (`.data`); `forget_packed` is for these. Where gradients are wanted,
+it is an ordinary linear layer.
 """
 
 from typing import Any
@@ -21,6 +22,9 @@ class PackedLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
+        self.forget()
+
+    def forget(self) -> None:
         self._state: tuple[int, int] | None = None
         self._packed: Tensor | None = None
 
@@ -53,3 +57,10 @@ def pack_linears(model: PreTrainedModel) -> None:
         for name, module in list(parent.named_children()):
             if type(module) is nn.Linear:
                 setattr(parent, name, PackedLinear(module))
+
+
+def forget_packed(model: PreTrainedModel) -> None:
+    """Let every linear layer pack its weight anew when it is used next."""
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            module.forget()

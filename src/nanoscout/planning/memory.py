@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from nanoscout.engine.cached_attention import LEAST_TOKENS, PORTION
 from nanoscout.engine.kv_cache import GRAIN, ROWS, CacheShape
 from nanoscout.engine.packed_linear import is_packed
 from nanoscout.engine.torch_engine import PREFILL_TOKENS
 from nanoscout.planning.activations import Activations, activations, empty_model
 from nanoscout.recipe import OptimiserSpec, Recipe
-from nanoscout.rlvr.branch_attention import BLOCK_ELEMENTS
 from nanoscout.rlvr.chosen import FLOAT_ROWS
 from nanoscout.rlvr.scoring import HEAD_ROWS
 
@@ -148,8 +148,9 @@ class Estimator:
         given = min(PREFILL_TOKENS, context)
         prefill = self._activations(recipe, given, backward=False).peak
         logits = conversations * self._config.vocab_size * (size.bytes_each + SAMPLING_BYTES)
-        scores = self._config.num_attention_heads * context * max(rows, given)
-        held = min(scores, BLOCK_ELEMENTS) * size.bytes_each * SCORES
+        a_token = self._config.num_attention_heads * context
+        portion = max(PORTION, LEAST_TOKENS * a_token)
+        held = min(max(rows, given) * a_token, portion) * size.bytes_each * SCORES
         return kv_cache, max(prefill, logits) + held
 
     def _learning(self, recipe: Recipe, context: int) -> float:

@@ -69,7 +69,9 @@ class SmolAgent:
             await self._client.open()
             if self.name == CODE:
                 await in_thread(_check_sandbox)
-            await check_sampling(self.name, self._asked(seed=7), self._ask_once)
+            await check_sampling(
+                self.name, Asked.of(self._terms, self._where, seed=7), self._ask_once
+            )
         except SearchUnavailable as error:
             raise UserError(f"the MCP server {self._where.tools} cannot be reached") from error
         except Unreachable as error:
@@ -114,7 +116,13 @@ class SmolAgent:
 
     def _agent(self, url: str, seed: int, turns: int, called: list[str]) -> MultiStepAgent:
         """`called` gets the names of the tools that are called."""
-        model = _Model(turns, self._where, url, self._asked(seed), calls_tools=self.name != CODE)
+        model = _Model(
+            turns,
+            self._where,
+            url,
+            Asked.of(self._terms, self._where, seed),
+            calls_tools=self.name != CODE,
+        )
         tools = [self._tool(listed, called) for listed in self._listed]
         more: Any = {"max_steps": turns, "verbosity_level": LogLevel.OFF}
         if self.name == CODE:
@@ -136,17 +144,6 @@ class SmolAgent:
             if name not in listed.inputSchema.get("required", ()):
                 schema["nullable"] = True
         return tool
-
-    def _asked(self, seed: int) -> Asked:
-        sampling = self._terms.sampling
-        return Asked(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=self._terms.limits.turn_tokens,
-            seed=seed,
-            enable_thinking=self._where.thinking,
-        )
 
     async def _ask_once(self, url: str) -> None:
         agent = self._agent(url, seed=7, turns=1, called=[])
