@@ -8,7 +8,7 @@ from statistics import mean
 import pytest
 import torch
 
-from nanoscout.engine import cached_attention, kernels
+from nanoscout.engine import kernels, torch_engine
 from nanoscout.engine.kernels import Kernels, load_kernels
 from nanoscout.engine.protocol import Sampling
 from tests.test_engine import build, engine_of, run_all, scored, tokens, turn
@@ -22,27 +22,6 @@ def compiled() -> Kernels:
     if found is None:
         pytest.skip("no C compiler")
     return found
-
-
-@pytest.mark.parametrize(
-    ("rows", "width", "seen"), [(1, 1, 1), (5, 9, 3), (40, 777, 738), (3, 8, 9)]
-)
-def test_causal_softmax_is_the_masked_softmax(
-    compiled: Kernels, rows: int, width: int, seen: int
-) -> None:
-    scores = torch.randn(6, rows, width, generator=torch.manual_seed(0)).mul(8).to(BFLOAT16)
-    beyond = torch.arange(width) >= seen + torch.arange(rows)[:, None]
-    expected = scores.float().masked_fill(beyond, float("-inf")).softmax(-1)
-    weights = compiled.causal_softmax(scores.clone(), seen).float()
-    # Rounded to bfloat16 once: half a unit of its eight bits.
-    torch.testing.assert_close(weights, expected, rtol=2**-8, atol=1e-6)
-    assert (weights.masked_select(beyond.expand_as(weights)) == 0).all()
-
-
-def test_causal_softmax_of_scores_far_apart(compiled: Kernels) -> None:
-    scores = torch.tensor([[[300.0, -1e38, 299.0, -500.0]]]).to(BFLOAT16)
-    weights = compiled.causal_softmax(scores.clone(), 4).float()
-    torch.testing.assert_close(weights, scores.float().softmax(-1), rtol=2**-8, atol=1e-6)
 
 
 @pytest.mark.parametrize("prefix_length", [0, 30])
@@ -75,7 +54,7 @@ def test_an_engine_with_kernels_samples_as_one_without(
         return mean(gaps)
 
     mine = gap()
-    monkeypatch.setattr(cached_attention, "kernels_for", lambda dtype, device: None)
+    monkeypatch.setattr(torch_engine, "kernels_for", lambda shape: None)
     assert mine < 1.2 * gap() + 0.002
 
 

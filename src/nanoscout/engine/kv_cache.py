@@ -57,6 +57,10 @@ class KvBlock:
         self.keys = [nothing] * shape.layers
         self.values = [nothing] * shape.layers
 
+    def layer(self, number: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer."""
+        return self.keys[number], self.values[number]
+
     def fit(self, tokens: int) -> None:
         """Make the rows long enough for `tokens`, and not much longer."""
         capacity = -(-tokens // GRAIN) * GRAIN
