@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nanoscout.engine import kernels, torch_engine
+from nanoscout.engine.fast_norm import FastNorm, quicken_norms
 from nanoscout.engine.kernels import Kernels, load_kernels
 from nanoscout.engine.protocol import Sampling
 from tests.test_engine import build, engine_of, run_all, scored, tokens, turn
@@ -94,3 +95,35 @@ def test_the_source_compiles_without_a_warning(tmp_path: Path, compiled: Kernels
     command = ["cc", "-Wall", "-Wextra", "-Werror", *kernels.FLAGS, "-c", str(kernels.SOURCE)]
     done = subprocess.run([*command, "-o", str(tmp_path / "o")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_fast_norm_is_the_norm_it_was(compiled: Kernels) -> None:
+    model = build("qwen3").to(BFLOAT16)
+    norms = [module for module in model.modules() if hasattr(module, "variance_epsilon")]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.normal_(generator=torch.manual_seed(0))
+    names = list(model.state_dict())
+    rows = [torch.randn(3, 50, len(norm.weight)).mul(5).to(BFLOAT16) for norm in norms]
+    with torch.no_grad():
+        expected = [norm(x) for norm, x in zip(norms, rows, strict=True)]
+        quicken_norms(model)
+        for norm, x, wanted in zip(norms, rows, expected, strict=True):
+            assert isinstance(norm, FastNorm)
+            torch.testing.assert_close(norm(x), wanted, rtol=2**-7, atol=0.0)
+    assert list(model.state_dict()) == names
+    assert norms[0](rows[0]).requires_grad
+    assert isinstance(copy.deepcopy(norms[0]), FastNorm)
+
+
+def test_a_norm_that_scales_otherwise_stays_as_it_is(compiled: Kernels) -> None:
+    model = build("llama").to(BFLOAT16)
+
+    class OnePlus(type(model.model.norm)):  # type: ignore[misc]
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return super().forward(rows) + super().forward(rows) / self.weight
+
+    model.model.norm.__class__ = OnePlus
+    quicken_norms(model)
+    assert type(model.model.norm) is OnePlus
+    assert isinstance(model.model.layers[0].input_layernorm, FastNorm)

@@ -1,4 +1,4 @@
-/* Attention of one engine step and layer, for bfloat16 on a CPU: every new token of every
+/* Attention of one engine step and layer (and, at the end, the norm of a layer's rows), for bfloat16 on a CPU: every new token of every
    conversation against its cache, in one call.
 
    Sixteen queries of a key/value head stand beside one another in the lanes of vectors (a tile).
@@ -9,6 +9,7 @@
    Products are of pairs of bfloat16 numbers and add up in float32. Keys are read as they lie; of
    values, two rows are joined into pairs first. Indices of arrays: the last is the fastest. */
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 #ifdef __AVX512BF16__
@@ -272,5 +273,26 @@ void attend(const bf16 *query, const bf16 *key, const bf16 *value, bf16 *output,
                 else
                     compute(tasks + t, h, query, output, runs, caches, sizes, scale, dim);
             }
+    }
+}
+
+INLINE float widen(bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float wide;
+    memcpy(&wide, &bits, 4);
+    return wide;
+}
+
+/* Each of n rows [n, dim] over the root of its mean square, rounded, times the weight [dim]. */
+void normalise(const bf16 *rows, const bf16 *weight, bf16 *output, long n, long dim,
+               double epsilon) {
+#pragma omp parallel for schedule(static) if (n * dim > 16384)
+    for (long r = 0; r < n; r++) {
+        const bf16 *row = rows + r * dim;
+        float squares = 0.0f;
+        for (long d = 0; d < dim; d++) squares += widen(row[d]) * widen(row[d]);
+        float share = 1.0f / sqrtf(squares / dim + (float)epsilon);
+        for (long d = 0; d < dim; d++)
+            output[r * dim + d] = narrow(widen(weight[d]) * widen(narrow(widen(row[d]) * share)));
     }
 }

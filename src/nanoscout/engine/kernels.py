@@ -38,6 +38,15 @@ class Kernels:
         places = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
         self._library.attend(*places, ctypes.c_double(scaling))
 
+    def normalise(self, rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        """Contiguous rows over the root of their mean square, rounded, times the weight."""
+        output = torch.empty_like(rows)
+        places = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (rows, weight, output)]
+        dim = rows.shape[-1]
+        sizes = ctypes.c_long(rows.numel() // dim), ctypes.c_long(dim)
+        self._library.normalise(*places, *sizes, ctypes.c_double(epsilon))
+        return output
+
 
 def kernels_for(shape: CacheShape) -> Kernels | None:
     plain = shape.device.type == "cpu" and shape.dtype == torch.bfloat16

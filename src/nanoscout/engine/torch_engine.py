@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from nanoscout.engine.attention import check_model, head_logits, run_layers, torch_device
 from nanoscout.engine.cached_attention import CachedAttention, Run
 from nanoscout.engine.compiled_attention import CompiledAttention
+from nanoscout.engine.fast_norm import quicken_norms
 from nanoscout.engine.kernels import kernels_for
 from nanoscout.engine.kv_cache import ROWS, CacheShape, KvCache, Slot
 from nanoscout.engine.packed_linear import forget_packed, pack_linears
@@ -138,6 +139,7 @@ class TorchEngine:
     def __init__(self, model: PreTrainedModel, *, concurrency: int, context: int):
         check_model(model, context)
         pack_linears(model)
+        quicken_norms(model)
         self.policy_version = 0
         self.stats = EngineStats()
         self._model = model
