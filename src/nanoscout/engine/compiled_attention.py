@@ -44,12 +44,10 @@ class CompiledAttention:
         self._runs, self._tasks_table = torch.tensor(rows), torch.tensor(tasks)
         # Where there is no prefix, nobody looks at what stands in its place.
         caches = [prefix.block if prefix else next(iter(blocks)), *blocks]
-        self._places = torch.tensor(
-            [
-                [place.data_ptr() for block in caches for place in block.layer(layer)]
-                for layer in range(cache.shape.layers)
-            ]
-        )
+        layers = range(cache.shape.layers)
+        # Held, for the kernel knows only where they lie.
+        self._caches = [[kv for block in caches for kv in block.layer(n)] for n in layers]
+        self._places = torch.tensor([[kv.data_ptr() for kv in held] for held in self._caches])
         shape = cache.shape
         capacity = caches[0].capacity
         self._sizes = (len(rows), len(tasks), shape.kv_heads, shape.group, shape.head_dim, capacity)
