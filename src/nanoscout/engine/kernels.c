@@ -21,6 +21,7 @@ typedef uint16_t bf16;
 #define LANES 16
 #define ROUND 16 /* keys that are scored at once */
 #define BLOCK 64
+#define FETCHED 256
 #define MOST_DIM 128
 #define MOST_TILES 8
 #define LOWEST -1.0e30f
@@ -135,6 +136,14 @@ INLINE void absorb(struct tile *tile, const bf16 *keys, const uint32_t *values, 
         }
 }
 
+/* Ask memory for n keys and values that are looked at soon: they are what decoding waits for. */
+INLINE void fetch(const bf16 *keys, const bf16 *values, long n, const long dim) {
+    for (long i = 0; i < n * dim; i += 32) {
+        __builtin_prefetch(keys + i);
+        __builtin_prefetch(values + i);
+    }
+}
+
 /* Let tiles take in those of n keys and values that they see. */
 INLINE void look(struct tile *tiles, long count, const bf16 *keys, const bf16 *values, long n,
                  float scale, const long dim) {
@@ -222,6 +231,12 @@ INLINE void compute(const struct task *task, long head, const bf16 *query, bf16 
             look(tiles, many, keys, values, before + task->tokens, scale, dim);
             finish(tiles, rows, output, group, token_size, dim);
             continue;
+        }
+        if (one + 1 < task->runs) {
+            const struct run *after = run + 1;
+            long there = (after->row * sizes->kv_heads + head) * after->capacity * dim;
+            fetch(caches[2 * after->block + 2] + there, caches[2 * after->block + 3] + there,
+                  after->past < FETCHED ? after->past : FETCHED, dim);
         }
         struct tile own[MOST_TILES];
         begin(own, query + one * sizes->query_token, group, group, sizes->query_head, 0, dim);
