@@ -22,7 +22,7 @@ from nanoscout.engine.kv_cache import CacheShape
 from nanoscout.files import cache_folder
 
 SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-Wno-psabi")
 MOST_DIM = 128
 """Of a head."""
 MOST_QUERIES = 128
