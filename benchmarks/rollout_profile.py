@@ -18,17 +18,18 @@ from torch.profiler import ProfilerActivity, profile
 from work import Turn, conversations, open_world, sampled_tokens
 
 from nanoscout.engine.cached_attention import CachedAttention
+from nanoscout.engine.compiled_attention import CompiledAttention
+from nanoscout.engine.kernels import Kernels
 from nanoscout.engine.packed_linear import PackedLinear
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.models import load_model
 from nanoscout.recipe import ModelSpec
 
 PARTS = {
-    "attention": (CachedAttention, "attend"),
-    "  of decoding": (CachedAttention, "_decode"),  # One of these two, as there is a compiler.
-    "  of decoding in C": (CachedAttention, "_decode_by_kernels"),
-    "  of prefill": (CachedAttention, "_prefill"),
     "linear layers": (PackedLinear, "forward"),
+    "attention in C": (CompiledAttention, "attend"),  # In C where there is a compiler, or by torch.
+    "attention by torch": (CachedAttention, "attend"),
+    "norms in C": (Kernels, "normalise"),
     "head and draw": (TorchEngine, "_sample"),
 }
 
