@@ -20,16 +20,18 @@ from work import Turn, conversations, open_world, sampled_tokens
 from nanoscout.engine.cached_attention import CachedAttention
 from nanoscout.engine.compiled_attention import CompiledAttention
 from nanoscout.engine.kernels import Kernels
-from nanoscout.engine.packed_linear import PackedLinear
+from nanoscout.engine.packed_linear import PackedWeights
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.models import load_model
 from nanoscout.recipe import ModelSpec
 
 PARTS = {
-    "linear layers": (PackedLinear, "forward"),
+    "linear layers": (PackedWeights, "apply"),
     "attention in C": (CompiledAttention, "attend"),  # In C where there is a compiler, or by torch.
     "attention by torch": (CachedAttention, "attend"),
     "norms in C": (Kernels, "normalise"),
+    "positions in C": (Kernels, "rotate"),
+    "activation in C": (Kernels, "gate"),
     "head and draw": (TorchEngine, "_sample"),
 }
 

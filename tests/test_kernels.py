@@ -4,12 +4,15 @@ import copy
 import subprocess
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
-from nanoscout.engine import kernels, torch_engine
-from nanoscout.engine.fast_norm import FastNorm, quicken_norms
+from nanoscout.engine import fast_layers, kernels, torch_engine
+from nanoscout.engine.attention import run_layers
+from nanoscout.engine.fast_layers import KINDS, FastAttention, FastMlp, FastNorm, quicken
 from nanoscout.engine.kernels import Kernels, load_kernels
 from nanoscout.engine.protocol import Sampling
 from tests.test_engine import build, engine_of, run_all, scored, tokens, turn
@@ -97,33 +100,68 @@ def test_the_source_compiles_without_a_warning(tmp_path: Path, compiled: Kernels
     assert done.returncode == 0, done.stderr
 
 
-def test_a_fast_norm_is_the_norm_it_was(compiled: Kernels) -> None:
-    model = build("qwen3").to(BFLOAT16)
-    norms = [module for module in model.modules() if hasattr(module, "variance_epsilon")]
-    with torch.no_grad():
-        for norm in norms:
-            norm.weight.normal_(generator=torch.manual_seed(0))
+def hidden(model: PreTrainedModel, seed: int) -> torch.Tensor:
+    token_ids = torch.tensor(tokens(60, seed))
+    return run_layers(model, token_ids, torch.arange(60), fast_layers._Plain()).float()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_fast_layers_compute_what_they_did(compiled: Kernels, architecture: str) -> None:
+    model = build(architecture).to(BFLOAT16)
     names = list(model.state_dict())
-    rows = [torch.randn(3, 50, len(norm.weight)).mul(5).to(BFLOAT16) for norm in norms]
+    exact = copy.deepcopy(model).float()
     with torch.no_grad():
-        expected = [norm(x) for norm, x in zip(norms, rows, strict=True)]
-        quicken_norms(model)
-        for norm, x, wanted in zip(norms, rows, expected, strict=True):
-            assert isinstance(norm, FastNorm)
-            torch.testing.assert_close(norm(x), wanted, rtol=2**-7, atol=0.0)
+        ordinary = hidden(model, 1)
+        quicken(model)
+        kinds = {kind for kind in KINDS for module in model.modules() if isinstance(module, kind)}
+        assert kinds == set(KINDS)
+        fast, true = hidden(model, 1), hidden(exact, 1)
+        assert (fast - true).norm() < 1.1 * (ordinary - true).norm()
+        copied = copy.deepcopy(model)
+        torch.testing.assert_close(hidden(copied, 1), fast, rtol=0, atol=0)
+        for param in copied.parameters():
+            param.mul_(1.01)
+        assert not torch.equal(hidden(copied, 1), fast)
     assert list(model.state_dict()) == names
-    assert norms[0](rows[0]).requires_grad
-    assert isinstance(copy.deepcopy(norms[0]), FastNorm)
+    torch.testing.assert_close(hidden(model, 1), ordinary, rtol=0, atol=0)
+    assert hidden(model, 1).requires_grad
 
 
-def test_a_norm_that_scales_otherwise_stays_as_it_is(compiled: Kernels) -> None:
+def test_layers_that_compute_otherwise_stay_as_they_are(compiled: Kernels) -> None:
     model = build("llama").to(BFLOAT16)
+    first, second, _ = model.model.layers
 
     class OnePlus(type(model.model.norm)):  # type: ignore[misc]
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
             return super().forward(rows) + super().forward(rows) / self.weight
 
+    class Capped(type(first.self_attn)):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output, weights = super().forward(*args, **kwargs)
+            return output.clamp(-0.01, 0.01), weights
+
     model.model.norm.__class__ = OnePlus
-    quicken_norms(model)
+    first.mlp.act_fn = torch.nn.ReLU()
+    first.self_attn.__class__ = Capped
+    quicken(model)
     assert type(model.model.norm) is OnePlus
-    assert isinstance(model.model.layers[0].input_layernorm, FastNorm)
+    assert type(first.self_attn) is Capped
+    assert not isinstance(first.mlp, FastMlp)
+    assert isinstance(second.mlp, FastMlp)
+    assert isinstance(second.self_attn, FastAttention)
+    assert isinstance(first.input_layernorm, FastNorm)
+
+
+def test_what_is_put_around_a_linear_layer_later_counts(compiled: Kernels) -> None:
+    model = build("llama").to(BFLOAT16)
+    quicken(model)
+    with torch.no_grad():
+        before = hidden(model, 1)
+        for layer in model.model.layers:
+            for parent, name in ((layer.mlp, "up_proj"), (layer.self_attn, "v_proj")):
+                nothing = torch.nn.Dropout(1.0).train()
+                setattr(parent, name, torch.nn.Sequential(getattr(parent, name), nothing))
+        after = hidden(model, 1)
+        embedded = model.model.norm(model.get_input_embeddings()(torch.tensor(tokens(60, 1))))
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, embedded.float(), rtol=0, atol=0)

@@ -14,7 +14,7 @@ from test_serve import CALL, MAYOR, TOOL, Search, client, listening, scripted, s
 from nanoscout.dialogue.format import Format, HermesFormat, XmlFormat
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.protocol import Generation, Sampling
-from nanoscout.engine.torch_engine import TorchEngine
+from nanoscout.engine.torch_engine import EngineStats, TorchEngine
 from nanoscout.models import load_model
 from nanoscout.recipe import ModelSpec
 from nanoscout.records import ToolCall
@@ -152,6 +152,30 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < sum(len(past.token_ids) for past in with_cache) <= 100
     conversations = model.engine.conversations  # type: ignore[attr-defined]
     assert sum(not conversation.closed for conversation in conversations) == len(with_cache)
+
+
+def test_chats_share_how_they_begin_and_answer_as_if_alone() -> None:
+    exact, _ = load_model(ModelSpec(source="tiny:qwen3", dtype="float32"))
+    system = {"role": "system", "content": "Answer in rhyme, and never say why. " * 20}
+    ask = {"model": "tiny:qwen3", "max_tokens": 8, "temperature": 0}
+
+    def answers(questions: list[str]) -> tuple[list[str], EngineStats]:
+        model = open_chat_model("tiny:qwen3", None, context=1024, concurrency=4, idle=0)
+        model.engine = TorchEngine(exact, concurrency=4, context=1024)
+        with listening(model) as url, client(url) as api:
+            done = [
+                api.chat.completions.create(
+                    **ask, messages=[system, {"role": "user", "content": question}]
+                )
+                for question in questions
+            ]
+        return [one.choices[0].message.content for one in done], model.engine.stats
+
+    questions = ["Who?", "What is it?", "When was that?"]
+    together, stats = answers(questions)
+    alone = [answers([question]) for question in questions]
+    assert together == [text for texts, _ in alone for text in texts]
+    assert stats.prefilled_tokens < 0.5 * sum(each.prefilled_tokens for _, each in alone)
 
 
 def test_a_temperature_near_zero_does_not_fail_those_beside_it() -> None:

@@ -1,5 +1,5 @@
-/* Attention of one engine step and layer (and, at the end, the norm of a layer's rows), for bfloat16 on a CPU: every new token of every
-   conversation against its cache, in one call.
+/* Attention of one engine step and layer, for bfloat16 on a CPU: every new token of every
+   conversation against its cache, in one call. At the end, what layers do element by element.
 
    Sixteen queries of a key/value head stand beside one another in the lanes of vectors (a tile).
    They take in a block of keys at a time: scores, whose maxima and sums so far go along, then
@@ -309,5 +309,37 @@ void normalise(const bf16 *rows, const bf16 *weight, bf16 *output, long n, long 
         float share = 1.0f / sqrtf(squares / dim + (float)epsilon);
         for (long d = 0; d < dim; d++)
             output[r * dim + d] = narrow(widen(weight[d]) * widen(narrow(widen(row[d]) * share)));
+    }
+}
+
+/* silu of the first half of n rows [n, 2 width], rounded, times the second half. */
+void gate(const bf16 *joined, bf16 *output, long n, long width) {
+#pragma omp parallel for schedule(static) if (n * width > 16384)
+    for (long r = 0; r < n; r++) {
+        const bf16 *first = joined + 2 * r * width, *second = first + width;
+        for (long i = 0; i < width; i++) {
+            float x = widen(first[i]);
+            output[r * width + i] = narrow(widen(narrow(x / (1.0f + expf(-x)))) * widen(second[i]));
+        }
+    }
+}
+
+/* Rotary positions of heads [n, heads, dim], whose rows lie `stride` apart, in place; cosines and
+   sines [n, dim]. Products are rounded before they are added, as torch's are. */
+void rotate(bf16 *rows, const bf16 *cosines, const bf16 *sines, long n, long heads, long dim,
+            long stride) {
+    long half = dim / 2;
+#pragma omp parallel for schedule(static) if (n * heads * dim > 16384)
+    for (long r = 0; r < n; r++) {
+        const bf16 *c = cosines + r * dim, *s = sines + r * dim;
+        for (long h = 0; h < heads; h++) {
+            bf16 *low = rows + r * stride + h * dim, *high = low + half;
+            for (long d = 0; d < half; d++) {
+                float a = widen(low[d]), b = widen(high[d]);
+                low[d] = narrow(widen(narrow(a * widen(c[d]))) - widen(narrow(b * widen(s[d]))));
+                high[d] = narrow(widen(narrow(b * widen(c[half + d]))) +
+                                 widen(narrow(a * widen(s[half + d]))));
+            }
+        }
     }
 }

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,17 +36,39 @@ class Kernels:
 
     def attend(self, *tensors: Tensor, scaling: float) -> None:
         """kernels.c tells which tensors."""
-        places = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-        self._library.attend(*places, ctypes.c_double(scaling))
+        self._call("attend", *tensors, scaling)
 
     def normalise(self, rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """Contiguous rows over the root of their mean square, rounded, times the weight."""
-        output = torch.empty_like(rows)
-        places = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (rows, weight, output)]
-        dim = rows.shape[-1]
-        sizes = ctypes.c_long(rows.numel() // dim), ctypes.c_long(dim)
-        self._library.normalise(*places, *sizes, ctypes.c_double(epsilon))
+        output, dim = torch.empty_like(rows), rows.shape[-1]
+        self._call("normalise", rows, weight, output, rows.numel() // dim, dim, epsilon)
         return output
+
+    def gate(self, joined: Tensor) -> Tensor:
+        """silu of the first half of contiguous rows, rounded, times the second half."""
+        width = joined.shape[-1] // 2
+        output = joined.new_empty(*joined.shape[:-1], width)
+        self._call("gate", joined, output, output.numel() // width, width)
+        return output
+
+    def rotate(self, heads: Tensor, cosines: Tensor, sines: Tensor) -> None:
+        """Rotary positions, in place: heads [N, heads, dim], each row's in one piece; contiguous
+        cosines and sines of N * dim elements."""
+        count, many, dim = heads.shape
+        self._call("rotate", heads, cosines, sines, count, many, dim, heads.stride(0))
+
+    def _call(self, name: str, *arguments: Tensor | int | float) -> None:
+        getattr(self._library, name)(*map(_plain, arguments))
+
+
+def _plain(argument: Tensor | int | float) -> Any:
+    match argument:
+        case Tensor():
+            return ctypes.c_void_p(argument.data_ptr())
+        case int():
+            return ctypes.c_long(argument)
+        case float():
+            return ctypes.c_double(argument)
 
 
 def kernels_for(shape: CacheShape) -> Kernels | None:

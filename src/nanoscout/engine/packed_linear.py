@@ -8,11 +8,39 @@ not those made behind its back (`.data`); `forget_packed` is for these. Where gr
 it is an ordinary linear layer.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+
+class PackedWeights:
+    """The weights of linear layers that take the same rows, arranged as one."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._state: list[tuple[int, int]] = []
+        self._packed: Tensor | None = None
+        self._bias: Tensor | None = None
+
+    def apply(self, rows: Tensor, *linears: nn.Linear) -> Tensor:
+        """What the layers make of rows [..., in], side by side. They are always the same ones."""
+        weights = [linear.weight for linear in linears]
+        state = [(weight.data_ptr(), weight._version) for weight in weights]
+        if state != self._state:
+            biases = [linear.bias for linear in linears if linear.bias is not None]
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(_joined(weights))
+            self._bias = _joined(biases) if biases else None
+            self._state = state
+        return torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy packs its own weights."""
+        return vars(PackedWeights())
 
 
 class PackedLinear(nn.Linear):
@@ -22,25 +50,12 @@ class PackedLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.forget()
-
-    def forget(self) -> None:
-        self._state: tuple[int, int] | None = None
-        self._packed: Tensor | None = None
+        self.packed = PackedWeights()
 
     def forward(self, rows: Tensor) -> Tensor:
         if torch.is_grad_enabled() or rows.dtype != torch.bfloat16:
             return super().forward(rows)
-        weight = self.weight
-        state = (weight.data_ptr(), weight._version)
-        if state != self._state:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-            self._state = state
-        return torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy packs its own weight."""
-        return {**self.__dict__, "_state": None, "_packed": None}
+        return self.packed.apply(rows, self)
 
 
 def is_packed(device_type: str, dtype: torch.dtype) -> bool:
@@ -60,7 +75,13 @@ def pack_linears(model: PreTrainedModel) -> None:
 
 
 def forget_packed(model: PreTrainedModel) -> None:
-    """Let every linear layer pack its weight anew when it is used next."""
+    """Let every weight be packed anew when it is used next."""
     for module in model.modules():
-        if isinstance(module, PackedLinear):
-            module.forget()
+        packed = getattr(module, "packed", None)
+        if isinstance(packed, PackedWeights):
+            packed.forget()
+
+
+def _joined(parameters: Sequence[Tensor]) -> Tensor:
+    first, *rest = (parameter.detach() for parameter in parameters)
+    return torch.cat([first, *rest]) if rest else first

@@ -21,10 +21,10 @@ from transformers import PreTrainedModel
 from nanoscout.engine.attention import check_model, head_logits, run_layers, torch_device
 from nanoscout.engine.cached_attention import CachedAttention, Run
 from nanoscout.engine.compiled_attention import CompiledAttention
-from nanoscout.engine.fast_norm import quicken_norms
+from nanoscout.engine.fast_layers import quicken
 from nanoscout.engine.kernels import kernels_for
 from nanoscout.engine.kv_cache import ROWS, CacheShape, KvCache, Slot
-from nanoscout.engine.packed_linear import forget_packed, pack_linears
+from nanoscout.engine.packed_linear import forget_packed
 from nanoscout.engine.protocol import Finish, Generation, OnToken, Sampling
 from nanoscout.engine.sampling import choose_tokens, uniform
 from nanoscout.engine.shared_prefix import SharedPrefix, common_length
@@ -138,8 +138,7 @@ class TorchEngine:
 
     def __init__(self, model: PreTrainedModel, *, concurrency: int, context: int):
         check_model(model, context)
-        pack_linears(model)
-        quicken_norms(model)
+        quicken(model)
         self.policy_version = 0
         self.stats = EngineStats()
         self._model = model

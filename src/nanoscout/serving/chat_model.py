@@ -3,7 +3,8 @@
 A client sends the whole conversation with each request. Where its last turn is one that was written
 here, the request goes on with the very tokens of that conversation, as an episode does: nothing is
 tokenised twice, and its key/value cache is still there while the conversation is among the latest.
-Any other conversation is rendered by the model's chat template.
+Any other conversation is rendered by the model's chat template, and shares with others the keys and
+values of how they begin.
 """
 
 import asyncio
@@ -16,11 +17,13 @@ from dataclasses import dataclass, field, replace
 
 from jinja2 import TemplateError
 
+from nanoscout.dialogue.chat_template import user
 from nanoscout.dialogue.examples import Message, result_messages
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.protocol import Finish, Generation
+from nanoscout.engine.shared_prefix import common_length
 from nanoscout.engine.torch_engine import TorchConversation, TorchEngine
-from nanoscout.records import ToolCall, TurnKind
+from nanoscout.records import ToolCall, ToolSpec, TurnKind
 from nanoscout.seeds import derive_seed
 from nanoscout.serving.chat_request import BadRequest, Chat, Said
 from nanoscout.serving.turn_text import TurnText, split_thought
@@ -83,6 +86,7 @@ class ChatModel:
     repeat_question: bool = False
     _past: OrderedDict[bytes, _Past] = field(default_factory=OrderedDict)
     _tokens: int = 0
+    _shared: tuple[list[Message], tuple[ToolSpec, ...], Dialogue] | None = None
     _places: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -198,12 +202,24 @@ class ChatModel:
             if not chat.tools:  # The examples call tools, which this chat knows nothing of.
                 examples = ()
         system = self._with_tools(system, chat, dialogue)
-        messages = [
+        opening = [
             *([{"role": "system", "content": system}] if system else []),
             *(message for example in examples for message in example),
-            *self._messages(rest, dialogue, self._question(chat)),
         ]
+        self._share(opening, chat.tools, dialogue)
+        messages = [*opening, *self._messages(rest, dialogue, self._question(chat))]
         return None, 0, dialogue.prompt(messages, chat.tools)
+
+    def _share(
+        self, opening: list[Message], tools: tuple[ToolSpec, ...], dialogue: Dialogue
+    ) -> None:
+        """Tell the engine how chats begin, whatever is asked in them: clients send long prompts,
+        and each of their chats has the same."""
+        if (opening, tools, dialogue) == self._shared:
+            return
+        self._shared = (opening, tools, dialogue)
+        one, other = (dialogue.prompt([*opening, user(text)], tools) for text in ("?", "a"))
+        self.engine.share_prefix(one[: common_length(one, other, 0, min(len(one), len(other)))])
 
     def _with_tools(self, system: str, chat: Chat, dialogue: Dialogue) -> str:
         """Tell of the tools where the format leaves that to the system prompt, which is taken to

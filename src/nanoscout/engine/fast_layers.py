@@ -1,0 +1,178 @@
+"""Layers that compute the same in fewer passes over memory, for bfloat16 on a CPU.
+
+A layer's class is replaced by an heir of it, which leaves the work to the class it comes from where
+gradients are wanted: parameters, names and copies stay as they are. Whether an heir does compute
+the same is tried on what an ordinary pass of the model gave the layer and got from it, for models
+differ in details that no name tells; if it does not, the layer stays as it was.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nanoscout.engine.attention import AttentionPlan, run_layers
+from nanoscout.engine.kernels import Kernels, load_kernels
+from nanoscout.engine.packed_linear import PackedLinear, PackedWeights, is_packed, pack_linears
+
+TRIED_TOKENS = 8
+CLOSE = 2**-7
+"""Length of the difference over that of the whole: one step of bfloat16."""
+
+
+class FastNorm(nn.Module):
+    """Rows over the root of their mean square, rounded, times the weight."""
+
+    weight: Tensor
+    variance_epsilon: float
+    kernels: Kernels
+
+    @staticmethod
+    def suits(module: nn.Module) -> bool:
+        names = [name for name, _ in module.named_parameters()]
+        return names == ["weight"] and isinstance(getattr(module, "variance_epsilon", None), float)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        plain = rows.dtype == self.weight.dtype == torch.bfloat16 and rows.is_contiguous()
+        if torch.is_grad_enabled() or not plain:
+            result: Tensor = super().forward(rows)
+            return result
+        return self.kernels.normalise(rows, self.weight, self.variance_epsilon)
+
+
+class FastMlp(nn.Module):
+    """down(silu(gate(rows)) up(rows)): gate and up are one product."""
+
+    JOINED = ("gate_proj", "up_proj")
+    kernels: Kernels
+    packed: PackedWeights
+
+    @staticmethod
+    def suits(module: nn.Module) -> bool:
+        return _linears(module) == ["gate_proj", "up_proj", "down_proj"]
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if not _plain(self, rows):
+            result: Tensor = super().forward(rows)
+            return result
+        joined = self.packed.apply(rows, *_joined(self))
+        return self.down_proj(self.kernels.gate(joined))  # type: ignore[operator]
+
+
+class FastAttention(nn.Module):
+    """Queries, keys and values are one product, and get their positions in one pass."""
+
+    JOINED = ("q_proj", "k_proj", "v_proj")
+    kernels: Kernels
+    packed: PackedWeights
+    head_dim: int
+    layer_idx: int
+    scaling: float
+
+    @staticmethod
+    def suits(module: nn.Module) -> bool:
+        known = all(hasattr(module, name) for name in ("head_dim", "layer_idx", "scaling"))
+        return known and _linears(module) == ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        *args: Any,
+        plan: AttentionPlan | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Any]:
+        if plan is None or not _plain(self, hidden_states):
+            result: tuple[Tensor, Any] = super().forward(
+                hidden_states, position_embeddings, *args, plan=plan, **kwargs
+            )
+            return result
+        linears = _joined(self)
+        heads = self.packed.apply(hidden_states[0], *linears).unflatten(-1, (-1, self.head_dim))
+        sizes = [linear.out_features // self.head_dim for linear in linears]
+        query, key, value = heads.split(sizes, dim=1)
+        if hasattr(self, "q_norm"):
+            query, key = self.q_norm(query), self.k_norm(key)  # type: ignore[operator]
+        for each in (query, key):
+            self.kernels.rotate(each, *position_embeddings)
+        query, key, value = (each.transpose(0, 1) for each in (query, key, value))
+        attended = plan.attend(self.layer_idx, query, key, value, self.scaling)
+        return self.o_proj(attended.flatten(1).unsqueeze(0)), None  # type: ignore[operator]
+
+
+KINDS: tuple[type[Any], ...] = (FastNorm, FastMlp, FastAttention)
+
+
+@torch.no_grad()
+def quicken(model: PreTrainedModel) -> None:
+    """Pack the model's linear layers and replace those that have a faster heir, where this is for
+    the model and there is a C compiler."""
+    kernels = load_kernels()
+    if kernels is None or not is_packed(model.device.type, model.dtype):
+        pack_linears(model)
+        return
+    suited = [(module, kind) for module in model.modules() for kind in KINDS if kind.suits(module)]
+    seen: dict[nn.Module, tuple[Any, Any, Any]] = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda module, args, kwargs, output: seen.update({module: (args, kwargs, output)}),
+            with_kwargs=True,
+        )
+        for module, kind in suited
+        if not isinstance(module, kind)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    size = (TRIED_TOKENS,)
+    token_ids = torch.randint(model.config.vocab_size, size, generator=generator)
+    run_layers(model, token_ids, torch.arange(TRIED_TOKENS), _Plain())
+    for hook in hooks:
+        hook.remove()
+    pack_linears(model)
+    for module, kind in suited:
+        if module in seen:
+            _replace(module, kind, kernels, *seen[module])
+
+
+def _replace(
+    module: nn.Module, kind: type[Any], kernels: Kernels, args: Any, kwargs: Any, output: Any
+) -> None:
+    ordinary = type(module)
+    name = f"Fast{ordinary.__name__}"
+    module.__class__ = type(name, (kind, ordinary), {"kernels": kernels})
+    if hasattr(kind, "JOINED"):
+        module.packed = PackedWeights()  # type: ignore[assignment]
+    found, wanted = (
+        whole[0] if isinstance(whole, tuple) else whole
+        for whole in (module(*args, **kwargs), output)
+    )
+    if not (found - wanted).float().norm() <= CLOSE * wanted.float().norm():
+        module.__class__ = ordinary
+
+
+class _Plain:
+    """A plan: one conversation from its beginning."""
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        whole = nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=True
+        )
+        return whole.transpose(0, 1)
+
+
+def _linears(module: nn.Module) -> list[str]:
+    return [name for name, child in module.named_children() if isinstance(child, nn.Linear)]
+
+
+def _plain(module: nn.Module, rows: Tensor) -> bool:
+    """Whether there are no gradients to find, and nothing was put around the linear layers, such
+    as an adapter."""
+    if torch.is_grad_enabled() or rows.dtype != torch.bfloat16:
+        return False
+    return all(type(linear) is PackedLinear for linear in _joined(module))
+
+
+def _joined(module: Any) -> list[nn.Linear]:
+    return [getattr(module, name) for name in module.JOINED]
