@@ -5,7 +5,8 @@
 The trajectories are what the untrained model samples in the quickstart's world: 4 questions, 8
 rollouts each. They are kept in benchmarks/out/ for further runs. Every one has an advantage, so
 that all of them are learned from; old log-probabilities, clipping, loss and optimiser (AdamW) are
-the same. `ours, nothing shared` runs one trajectory after the other through the same learner.
+the same. `ours, nothing shared` runs one trajectory after the other through the same learner;
+gradients.py compares the gradients of the two.
 """
 
 import asyncio
@@ -81,11 +82,6 @@ def main() -> None:
         )
         batch = learner.pack(samples)
         work = model_flops(model, batch)
-        more = (
-            {"gradient_cosine": gradient_cosine(learner, samples)}
-            if UNSHARED in options.who
-            else {}
-        )
         peak = peak_flops(model.dtype)
         for number in range(options.rounds):
             for who in options.who:
@@ -123,7 +119,6 @@ def main() -> None:
                 },
                 peak_gflops=peak / 1e9,
                 dtype=options.dtype,
-                **more,
             )
 
 
@@ -177,25 +172,6 @@ def unshared(learner: Learner, samples: list[Sample]) -> float:
         learner.accumulate_gradients(learner.pack([sample]), 1.0)
     learner.optimiser.step(LR)
     return time.perf_counter() - started
-
-
-def gradient_cosine(learner: Learner, samples: list[Sample]) -> float:
-    """Between the packed step's gradient and the sum of one sample after the other's."""
-    batch = learner.pack(samples)
-    learner.accumulate_gradients(batch, 1.0)
-    packed = [gradient.clone() for gradient in learner.optimiser.gradients()]
-    learner.optimiser.step(0.0)
-    for sample in samples:
-        alone = learner.pack([sample])
-        share = sample.sampled_tokens / batch.total_tokens
-        for micro_batch in alone.micro_batches:
-            micro_batch.weights.mul_(share)
-        learner.accumulate_gradients(alone, 1.0)
-    apart = learner.optimiser.gradients()
-    dot = sum(float((a * b).sum()) for a, b in zip(packed, apart, strict=True))
-    norms = [sum(float((g * g).sum()) for g in side) ** 0.5 for side in (packed, apart)]
-    learner.optimiser.step(0.0)
-    return dot / (norms[0] * norms[1])
 
 
 def model_flops(model: PreTrainedModel, batch: PackedBatch) -> float:
