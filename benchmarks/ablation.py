@@ -1,4 +1,4 @@
-"""What does the curriculum buy? The quickstart's three stages, and other ways to spend its time.
+"""What does the curriculum buy? Three stages, and other ways to spend their time.
 
     python benchmarks/ablation.py run answers 0        # one arm, one seed; goes on where it was
     python benchmarks/ablation.py table                # what is there: table, figures, picture
@@ -28,31 +28,33 @@ from nanoscout.setting import prepare_folder
 
 FOLDER = Path("runs/ablation")
 SEEDS = (0, 1, 2)
-STEPS = 13
-"""Of the quickstart, in its three stages."""
+STEPS = (5, 6, 2)
+"""Of the three stages."""
 PUBLISHED_STEPS = 5
 """A step of as-published with its four updates and its reference model takes about 2.5 times the
 quickstart's."""
 
 ARMS = {
-    "three-stages": "the quickstart: mechanics, answers, long",
+    "three-stages": "the quickstart's: mechanics, answers, long; 5, 6 and 2 steps",
     "answers": "stage 2 alone: correctness, 13 steps",
     "mechanics": "stage 1 alone: all four rewards, 13 steps",
     "as-published": "Dr.GRPO, KL .01, 4 updates a batch, substring reward, lr 3e-6",
     "as-published-lr": "the same with the quickstart's lr 6e-5 and gradient norm 1",
-    "lora": "the quickstart with LoRA: rank 16, lr 6e-4",
-    "thinking": "the quickstart, thinking before each turn; 40 more tokens a turn",
+    "lora": "three stages with LoRA: rank 16, lr 6e-4",
+    "thinking": "three stages, thinking before each turn; 40 more tokens a turn",
 }
 
 
 def recipe_of(arm: str, seed: int) -> Recipe:
     recipe = load_recipe(ROOT / "recipes/quickstart.toml", [f"seed={seed}"]).model_dump(mode="json")
+    for stage, steps in zip(recipe["stage"], STEPS, strict=True):
+        stage["steps"] = steps
     mechanics, answers, _ = recipe["stage"]
     recipe["name"] = arm
     if arm == "answers":
-        recipe["stage"] = [answers | {"steps": STEPS}]
+        recipe["stage"] = [answers | {"steps": sum(STEPS)}]
     elif arm == "mechanics":
-        recipe["stage"] = [mechanics | {"steps": STEPS}]
+        recipe["stage"] = [mechanics | {"steps": sum(STEPS)}]
     elif arm == "lora":
         recipe["lora"] = {"rank": 16, "alpha": 32}
         recipe["optimiser"]["lr"] *= 10
