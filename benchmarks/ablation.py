@@ -1,20 +1,21 @@
 """What does the curriculum buy? Three stages, and other ways to spend their time.
 
     python benchmarks/ablation.py run answers 0        # one arm, one seed; goes on where it was
-    python benchmarks/ablation.py table                # what is there: table, figures, picture
+    python benchmarks/ablation.py table                # what is there, and in the results already
 
 Every arm asks the same model the same held-out questions before and after. The untrained model is
 asked once a seed: a later arm takes the first one's answers over.
 """
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from results import ROOT, save
+from results import RESULTS, ROOT, save
 from rich.console import Console
 from rich.table import Table
 
@@ -94,36 +95,80 @@ def table() -> None:
     console, shown = Console(), Table(title="Right answers on 204 held-out questions, in points")
     for column in ("arm", "sampling", *(f"seed {seed}" for seed in SEEDS), "mean (95% CI)", "min."):
         shown.add_column(column)
+    path = RESULTS / "ablation.json"
+    known = json.loads(path.read_text())["stages"] if path.exists() else {}
     figures: dict[str, Any] = {}
     for arm, meaning in ARMS.items():
         runs = {s: result for s in SEEDS if (result := _result(FOLDER / f"{arm}-{s}"))}
-        if not runs:
+        found = [_figures(arm, runs)] if runs else []
+        if arm in known and not runs.keys() & set(known[arm]["seeds"]):
+            found.insert(0, known[arm])
+        if not found:
             continue
-        figures[arm] = {"what": meaning, "seeds": sorted(runs), "modes": {}}
-        minutes = mean(seconds for *_, seconds in runs.values()) / 60
-        figures[arm]["training_minutes"] = minutes
-        figures[arm]["an_answer"] = {s: _cost(FOLDER / f"{arm}-{s}", runs[s][1]) for s in runs}
-        for mode in ("greedy", "sampled"):
-            points = {
-                s: _points([(before, after)], mode)[0] for s, (before, after, _) in runs.items()
-            }
-            pooled, (low, high) = _points([pair[:2] for pair in runs.values()], mode)
-            figures[arm]["modes"][mode] = {
-                "points": pooled,
-                "ci95": [low, high],
-                "by_seed": points,
-                "before": mean(_share(before, mode) for before, *_ in runs.values()),
-                "after": mean(_share(after, mode) for _, after, _ in runs.values()),
-            }
+        figures[arm] = {"what": meaning} | (_pooled(*found) if len(found) > 1 else found[0])
+        for mode, of_mode in figures[arm]["modes"].items():
+            points, (low, high) = of_mode["by_seed"], of_mode["ci95"]
             shown.add_row(
                 arm,
                 mode,
-                *(f"{points[s]:+.1f}" if s in points else "-" for s in SEEDS),
-                f"{pooled:+.1f} ({low:+.1f} to {high:+.1f})",
-                f"{minutes:.1f}",
+                *(f"{points[str(s)]:+.1f}" if str(s) in points else "-" for s in SEEDS),
+                f"{of_mode['points']:+.1f} ({low:+.1f} to {high:+.1f})",
+                f"{figures[arm]['training_minutes']:.1f}",
             )
     console.print(shown)
     save("stages", figures, "ablation")
+
+
+def _figures(arm: str, runs: dict[int, tuple[Evaluation, Evaluation, float]]) -> dict[str, Any]:
+    """Of an arm's runs that are here."""
+    modes = {}
+    for mode in ("greedy", "sampled"):
+        pooled, interval = _points([pair[:2] for pair in runs.values()], mode)
+        modes[mode] = {
+            "points": pooled,
+            "ci95": list(interval),
+            "by_seed": {
+                str(s): _points([(before, after)], mode)[0]
+                for s, (before, after, _) in runs.items()
+            },
+            "before": mean(_share(before, mode) for before, *_ in runs.values()),
+            "after": mean(_share(after, mode) for _, after, _ in runs.values()),
+        }
+    return {
+        "seeds": sorted(runs),
+        "modes": modes,
+        "training_minutes": mean(seconds for *_, seconds in runs.values()) / 60,
+        "an_answer": {str(s): _cost(FOLDER / f"{arm}-{s}", runs[s][1]) for s in runs},
+    }
+
+
+def _pooled(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Of different seeds, such as earlier runs' that are kept in the results alone: each seed has
+    questions of its own, so that squares of the intervals' lengths add up."""
+    counts = [len(each["seeds"]) for each in (first, second)]
+
+    def weighted(*values: float) -> float:
+        return sum(c * value for c, value in zip(counts, values, strict=True)) / sum(counts)
+
+    modes = {}
+    for mode, one in first["modes"].items():
+        other = second["modes"][mode]
+        points = weighted(one["points"], other["points"])
+        lengths = [(each["ci95"][1] - each["ci95"][0]) / 2 for each in (one, other)]
+        half = math.hypot(*(c * n for c, n in zip(counts, lengths, strict=True))) / sum(counts)
+        modes[mode] = {
+            "points": points,
+            "ci95": [points - half, points + half],
+            "by_seed": one["by_seed"] | other["by_seed"],
+            "before": weighted(one["before"], other["before"]),
+            "after": weighted(one["after"], other["after"]),
+        }
+    return {
+        "seeds": sorted(first["seeds"] + second["seeds"]),
+        "modes": modes,
+        "training_minutes": weighted(first["training_minutes"], second["training_minutes"]),
+        "an_answer": first["an_answer"] | second["an_answer"],
+    }
 
 
 def _result(folder: Path) -> tuple[Evaluation, Evaluation, float] | None:

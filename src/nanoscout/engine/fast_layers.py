@@ -78,12 +78,18 @@ class FastAttention(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
         *args: Any,
         plan: AttentionPlan | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Any]:
-        if plan is None or not _plain(self, hidden_states):
+        whole = (torch.bfloat16, self.head_dim)
+        if (
+            plan is None
+            or position_embeddings is None
+            or any((each.dtype, each.shape[-1]) != whole for each in position_embeddings)
+            or not _plain(self, hidden_states)
+        ):
             result: tuple[Tensor, Any] = super().forward(
                 hidden_states, position_embeddings, *args, plan=plan, **kwargs
             )
