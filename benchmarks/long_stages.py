@@ -55,8 +55,8 @@ class Size:
 
 SIZES = {
     "full": Size(
-        Roads(roads=5, near=4, far=23, page_words=1_160),
-        lessons=(Lesson(128, 32, 400, text=128), Lesson(384, 12, 400, text=40_960)),
+        Roads(roads=5, near=4, far=23, page_words=1_200),
+        lessons=(Lesson(128, 32, 400, text=128), Lesson(384, 12, 700, text=40_960)),
         steps=(2, 2, 3),
         kill_after=20.0,
     ),
@@ -130,7 +130,6 @@ def overrides_of(size: Size, form: str, folder: Path) -> list[str]:
     stages = zip(size.steps, (near, near, far), strict=True)
     return [
         f"model.source={folder / 'model'}",
-        "model.dtype=float32",
         f"questions.path={world / 'train.jsonl'}",
         f"questions.held_out_path={world / 'held_out.jsonl'}",
         f'questions.corpus=["{world / "pages.jsonl"}"]',

@@ -36,8 +36,12 @@ traded lived worked came went with from into along beside of the and a in to was
 their this that which where when while until since"""
 """The words that pages are filled with."""
 ENDS = ("red", "blue")
-FRAMES = """<tool <answer </ tool >{" name url query args ": {" ", "}} "}}</ web _search visit https
-:// en .wikipedia .org /wiki result answer The goes ends red blue town page"""
+FRAMES = [
+    "<tool", "<answer", "</", "tool", '>{"', '":', ' "', ' {"', '",', '"}}', '"}}</', "name", "url",
+    "query", "args", "web", "_search", "visit", "https", "://", "en", ".wikipedia", ".org", "/wiki",
+    "result", "answer", "The", " goes", " ends", " it", " here", " is", " town", "red", "blue",
+    "\n\n",
+]  # fmt: skip
 """Further pieces of text that are one token each."""
 
 
@@ -92,7 +96,7 @@ class Roads:
     def vocabulary(self) -> Iterator[str]:
         """Each word that a tokenizer should have a token for."""
         yield from (word for road in self.names() for word in road)
-        yield from FRAMES.split()
+        yield from FRAMES
         yield from (" " + word for word in PROSE.split())
 
     def _pages(self, towns: Sequence[str], index: int, rng: random.Random) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ def untaught(tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
         num_key_value_heads=1,
         head_dim=32,
         max_position_embeddings=CONTEXT,
-        rope_theta=1e6,
+        rope_theta=1e4,
         tie_word_embeddings=True,
         bos_token_id=None,
         pad_token_id=tokenizer.pad_token_id,
@@ -133,13 +133,15 @@ def counted(length: int, text: int) -> torch.Tensor:
 def windows(
     conversations: Sequence[Trajectory], lesson: Lesson, rng: random.Random
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and flags [windows, tokens]; each window ends with a turn, whose tokens are flagged."""
+    """Ids and flags [windows, tokens]; each window ends with a turn, whose tokens are flagged.
+
+    Where a conversation is too short for a window, another one stands before it.
+    """
     ids, flags = [], []
-    while len(ids) < lesson.windows:
-        conversation = rng.choice(conversations)
+    for _ in range(lesson.windows):
+        conversation, another = rng.choice(conversations), rng.choice(conversations)
         turn = rng.choice(conversation.turns)
-        start = turn.end - lesson.tokens
-        if start >= 0:
-            ids.append(conversation.token_ids[start : turn.end])
-            flags.append([index >= turn.start for index in range(start, turn.end)])
+        text = another.token_ids[-lesson.tokens :] + conversation.token_ids[: turn.end]
+        ids.append(text[-lesson.tokens :])
+        flags.append([lesson.tokens - i <= turn.end - turn.start for i in range(lesson.tokens)])
     return torch.tensor(ids), torch.tensor(flags)
