@@ -55,13 +55,13 @@ class Size:
 
 SIZES = {
     "full": Size(
-        Roads(roads=5, near=4, far=23, page_words=1_200),
-        lessons=(Lesson(128, 32, 400, text=128), Lesson(384, 12, 700, text=40_960)),
+        Roads(roads=3, near=4, far=23, page_words=1_200),
+        lessons=(Lesson(128, 32, 400, text=128), Lesson(384, 24, 700, text=40_960)),
         steps=(2, 2, 3),
         kill_after=20.0,
     ),
     "small": Size(
-        Roads(roads=3, near=2, far=4, page_words=110),
+        Roads(roads=2, near=2, far=4, page_words=110),
         lessons=(Lesson(128, 16, 300, text=128), Lesson(256, 8, 100, text=2_048)),
         steps=(1, 1, 4),
         kill_after=0.0,
