@@ -61,13 +61,13 @@ SIZES = {
         kill_after=20.0,
     ),
     "small": Size(
-        Roads(roads=2, near=2, far=4, page_words=110),
-        lessons=(Lesson(128, 16, 300, text=128), Lesson(256, 8, 100, text=2_048)),
+        Roads(roads=1, near=2, far=6, page_words=60),
+        lessons=(Lesson(128, 16, 450, text=128), Lesson(256, 8, 120, text=2_048)),
         steps=(1, 1, 4),
         kill_after=0.0,
         more=(
             *(f"stage.{i}.context={tokens}" for i, tokens in enumerate((1_024, 1_024, 2_048))),
-            "search.results=3",
+            "search.results=2",
             "evaluation.context=1024",
         ),
     ),

@@ -135,7 +135,7 @@ class Guide:
         self.context_limit = context
 
     def conversation(self, seed: int) -> "Walk":
-        return Walk(self.dialogue, random.Random(seed))
+        return Walk(self.dialogue, random.Random(seed), ENDS[seed % 2])
 
     def share_prefix(self, prefix_ids: Sequence[int]) -> None:
         pass
@@ -145,6 +145,7 @@ class Guide:
 class Walk:
     dialogue: Dialogue
     rng: random.Random
+    answer: str
 
     async def generate(
         self, new_ids: Sequence[int], sampling: Sampling, on_token: OnToken | None = None
@@ -157,7 +158,7 @@ class Walk:
     def _turn(self, read: str) -> str:
         write = self.dialogue.format
         if "Its end is" in read:
-            return write.render_answer(self.rng.choice(ENDS))
+            return write.render_answer(self.answer)
         if hits := re.findall(r"(https://\S+/\w+_)\d\n", read):
             url = hits[-1] + str(self.rng.randrange(PAGES))
             return write.render_call(ToolCall("visit", {"url": url}))
