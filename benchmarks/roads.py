@@ -166,7 +166,7 @@ class Walk:
         return write.render_call(ToolCall("web_search", {"query": query}))
 
     def rewind(self, length: int) -> None:
-        raise NotImplementedError
+        """A walk remembers nothing."""
 
     def close(self) -> None:
         pass

@@ -75,13 +75,3 @@ def test_growth_and_pictures(bench: Any, tmp_path: Path, monkeypatch: pytest.Mon
     )
     runpy.run_path(str(BENCHMARKS / "draw.py"), run_name="__main__")
     assert (tmp_path / "growth.png").exists()
-
-
-@pytest.mark.parametrize("form", ["xml", "hermes"])
-def test_the_reports_stages_fill_their_contexts_and_survive_a_kill(bench: Any, form: str) -> None:
-    kept = bench("long_stages", "--size", "small", "--format", form)
-    assert [step["stage"] for step in kept["steps"]] == ["mechanics", "answers", *["long"] * 4]
-    assert max(step["longest_tokens"] for step in kept["steps"][:2]) > 0.9 * 1_024
-    assert max(step["longest_tokens"] for step in kept["steps"][2:]) > 0.9 * 2_048
-    assert any(step["groups_trained"] for step in kept["steps"][2:])
-    assert kept["resumed_run_is_the_same_to_the_bit"]

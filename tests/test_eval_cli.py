@@ -15,6 +15,7 @@ from nanoscout.entrants import labels
 from nanoscout.errors import UserError
 from nanoscout.eval_plan import Wanted
 from nanoscout.evaluating import evaluate_suite
+from nanoscout.evaluation.agents import PROMPT_ROOM
 from nanoscout.search.index import SearchIndex
 
 QUIET = Console(quiet=True)
@@ -128,3 +129,21 @@ def test_a_tiny_model_is_evaluated_over_an_mcp_server(inputs: Path) -> None:
         before = {path: path.read_bytes() for path in out.glob("*/*.jsonl")}
         assert evaluate_suite(wanted, QUIET)["cells"] == [cell]
         assert before == {path: path.read_bytes() for path in out.glob("*/*.jsonl")}
+
+
+def test_agents_with_a_long_prompt_of_their_own_have_room_for_it(inputs: Path) -> None:
+    """The limit is the same for all; what smolagents itself says comes on top."""
+    out = inputs / "out"
+    wanted = Wanted(
+        ["tiny:qwen3"],
+        "jsonl",
+        inputs / "questions.jsonl",
+        agents=["smolagents-code", "langgraph", "smolagents-tools"],
+        search=str(inputs / "index"),
+        greedy=True,
+        out=out,
+    )
+    cells = evaluate_suite(wanted, QUIET)["cells"]
+    assert [(cell["n"], cell["unasked"]) for cell in cells] == [(1, 0)] * 3
+    logs = {path.name for path in out.glob("tiny*.log")}
+    assert logs == {"tiny-qwen3-8192.log", f"tiny-qwen3-{8192 + PROMPT_ROOM}.log"}

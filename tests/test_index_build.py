@@ -406,6 +406,7 @@ def test_a_killed_build_leaves_the_old_index_and_the_next_one_works(
     kill_amid(pipe, "build", pipe, "--out", folder, "--replace")
     if existing:
         assert ids(folder, "Bern") == {"bern"}
+        (folder / ".tmpAbCdEf").write_text("what a kill left of a file half written")
     else:
         assert not folder.exists()
     corpus = write_lines(tmp_path / "corpus.jsonl", [town(n) for n in range(3)])

@@ -1,13 +1,17 @@
 """The suites as Inspect's tasks, offline: its mock model, an endpoint of OpenAI's, our agent."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from chat_server import chatting
 from serving import PAGES, running
+from test_episode import turns
+from test_serve import scripted, served
 
+from nanoscout.evaluation.suites.catalogue import NAMES
 from nanoscout.search.index import SearchIndex
 
 inspect_ai = pytest.importorskip("inspect_ai", reason="needs the extra inspect")
@@ -99,3 +103,45 @@ def test_our_agent_runs_in_its_own_episode(inputs: Path) -> None:
     for sample in log.samples:
         assert [message.role for message in sample.messages[:3]] == ["system", "user", "assistant"]
         assert sample.store["attempt"]["completion_tokens"] > 0
+
+
+def test_the_command_line_runs_our_agent_and_an_endpoint_with_tools(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`inspect eval` as documented, in a process of its own."""
+    tools = f"tools={sys.executable} -m nanoscout mcp {inputs / 'index'}"
+    words = ["-T", "name=jsonl", "-T", f"path={inputs / 'questions.jsonl'}", "-T", tools]
+    log = on_the_command_line(inputs / "ours", *words, "-T", "agent=tiny:qwen3", "--model", "none")
+    assert scores(log) == {"voss": "I", "japan": "I"}
+    reply = turns('<tool>{"name": "web_search", "args": {"query": "Alma Voss"}}</tool>', "Brell")
+    with served(scripted(reply)) as url:
+        monkeypatch.setenv("OURS_BASE_URL", url)
+        monkeypatch.setenv("OURS_API_KEY", "none")
+        log = on_the_command_line(inputs / "told", *words, "--model", "openai-api/ours/told")
+    assert scores(log) == {"voss": "C", "japan": "I"}
+    assert log.samples
+    for sample in log.samples:
+        [result] = [message for message in sample.messages if message.role == "tool"]
+        assert "She lives in Brell." in result.text
+
+
+def test_the_command_line_tells_what_is_wrong(inputs: Path) -> None:
+    done = inspect("-T", "name=jsnol", "--model", "none", "--log-dir", str(inputs / "logs"))
+    assert done.returncode != 0
+    assert done.stderr.rstrip().endswith(
+        "no suite is called 'jsnol'; there are " + ", ".join(NAMES)
+    )
+
+
+def on_the_command_line(folder: Path, *words: str) -> EvalLog:
+    done = inspect(*words, "--log-dir", str(folder), "--log-format", "json")
+    assert done.returncode == 0, done.stderr
+    [path] = folder.glob("*.json")
+    log = read_eval_log(str(path))
+    assert log.status == "success", log.error
+    return log
+
+
+def inspect(*words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "inspect_ai", "eval", "nanoscout/suite", "--display", "plain"]
+    return subprocess.run([*command, *words], capture_output=True, text=True)

@@ -90,6 +90,27 @@ def test_without_a_compiler_there_are_none(monkeypatch: pytest.MonkeyPatch, tmp_
     assert not list((tmp_path / "cache").iterdir())
 
 
+def test_a_cache_folder_that_cannot_be_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NANOSCOUT_CACHE", str(tmp_path / "file" / "cache"))
+    assert load_kernels.__wrapped__() is None
+
+
+def test_weights_changed_behind_torchs_back_are_packed_anew() -> None:
+    model = build("llama").to(BFLOAT16)
+    engine = engine_of(model)
+    prompt, sampling = tokens(20, 1), Sampling(temperature=0.0, max_tokens=6)
+    run_all(turn(engine, prompt, sampling))
+    for param in model.parameters():
+        param.data.mul_(1.5)
+    engine.weights_changed()
+    [after] = run_all(turn(engine, prompt, sampling))
+    [fresh] = run_all(turn(engine_of(copy.deepcopy(model)), prompt, sampling))
+    assert (after.token_ids, after.logprobs) == (fresh.token_ids, fresh.logprobs)
+
+
 def test_the_source_compiles_without_a_warning(tmp_path: Path, compiled: Kernels) -> None:
     command = ["cc", "-Wall", "-Wextra", "-Werror", *kernels.FLAGS, "-c", str(kernels.SOURCE)]
     done = subprocess.run([*command, "-o", str(tmp_path / "o")], capture_output=True, text=True)

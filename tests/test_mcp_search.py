@@ -17,7 +17,7 @@ from mcp_client import MCP
 from serving import PAGES, Server, running
 
 from nanoscout.errors import UserError
-from nanoscout.search import mcp_search
+from nanoscout.search import mcp_client
 from nanoscout.search.index import SearchIndex
 from nanoscout.search.local import LocalSearch
 from nanoscout.search.mcp_search import McpSearch
@@ -222,7 +222,7 @@ def test_a_server_that_cannot_be_had_says_why(server: Server, folder: Path) -> N
 
 
 def test_a_server_that_says_nothing_is_given_up_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_search, "SECONDS", 0.5)
+    monkeypatch.setattr(mcp_client, "SECONDS", 0.5)
     with pytest.raises(SearchUnavailable, match=r"no answer within 0\.5 s"):
         search("sleep 1000")
     assert started_by_command() == []

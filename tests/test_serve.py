@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,6 +106,9 @@ def test_openais_client_converses_and_streams_the_same(tiny: str) -> None:
     }
     with client(tiny) as api:
         assert [model.id for model in api.models.list()] == ["tiny:qwen3"]
+        # The first one fills the cache: in bfloat16 what is in it differs from what is computed
+        # beside the rest in the last bits, which can turn a near tie.
+        api.chat.completions.create(**ask)
         whole = api.chat.completions.create(**ask)
         chunks = list(
             api.chat.completions.create(
@@ -333,6 +337,10 @@ def test_another_model_is_served_in_a_runs_prompt(tmp_path: Path) -> None:
     shown = [{"role": "system", "content": system}, *examples[0]]
     ids = model.dialogue(chat).prompt([*shown, {"role": "user", "content": "Who?"}])
     assert (model.name, turn.prompt_tokens) == ("tiny:qwen3", len(ids))
+    own = [{"role": "system", "content": "Write code."}, {"role": "user", "content": "Who?"}]
+    chat = replace(chat, said=(Said("system", "Write code."), *said))
+    turn = asyncio.run(model.write(chat))
+    assert turn.prompt_tokens == len(model.dialogue(chat).prompt(own))  # no calls are shown to it
     with pytest.raises(UserError, match="not trained yet"):
         open_chat_model(str(run), None, **sizes)
     with pytest.raises(UserError, match="--model is for a run"):
@@ -387,7 +395,11 @@ def test_what_has_no_effect_is_taken(tiny: str) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
     ),
@@ -402,6 +414,14 @@ def test_no_body_makes_the_server_fail(tiny: str, change: dict[str, Any]) -> Non
     ask = {"model": "tiny:qwen3", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
     answer = httpx2.post(f"{tiny}/chat/completions", json=ask | change, timeout=60)
     assert answer.status_code in (200, 400, 404)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e999"])
+@pytest.mark.parametrize("field", ["temperature", "max_tokens", "seed", "messages"])
+def test_numbers_that_are_none_are_refused(tiny: str, field: str, number: str) -> None:
+    said = '{"model": "tiny:qwen3", "messages": [{"role": "user", "content": "Hi"}]'
+    answer = httpx2.post(f"{tiny}/chat/completions", content=f'{said}, "{field}": {number}}}')
+    assert answer.status_code == 400
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[" * 100_000, b'{"model": "tiny:qwen3", "mess'])

@@ -14,6 +14,9 @@ from test_serve import CALL, MAYOR, TOOL, Search, client, listening, scripted, s
 from nanoscout.dialogue.format import Format, HermesFormat, XmlFormat
 from nanoscout.dialogue.template import Dialogue
 from nanoscout.engine.protocol import Generation, Sampling
+from nanoscout.engine.torch_engine import TorchEngine
+from nanoscout.models import load_model
+from nanoscout.recipe import ModelSpec
 from nanoscout.records import ToolCall
 from nanoscout.rollout.episode import Limits, run_episode
 from nanoscout.serving import chat_model
@@ -94,6 +97,8 @@ def test_only_a_stop_string_that_is_hit_forgets_the_conversation() -> None:
 
 def test_the_seed_decides_whether_or_not_the_cache_is_there() -> None:
     model = open_chat_model("tiny:qwen3", None, context=512, concurrency=2, idle=2)
+    exact, _ = load_model(ModelSpec(source="tiny:qwen3", dtype="float32"))
+    model.engine = TorchEngine(exact, concurrency=4, context=512)
     ask = {"model": "tiny:qwen3", "max_tokens": 12, "seed": 5, "messages": ASK["messages"]}
     with listening(model) as url, client(url) as api:
         first = api.chat.completions.create(**ask).choices[0].message

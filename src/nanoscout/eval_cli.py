@@ -29,7 +29,7 @@ def run(
     path: Annotated[Path | None, typer.Option(help="The suite's file; for world, a run.")] = None,
     agent: Annotated[
         list[str] | None,
-        typer.Option(help="native or langgraph; repeatable."),
+        typer.Option(help="native, langgraph, smolagents-code or smolagents-tools; repeatable."),
     ] = None,
     thinking: Annotated[
         Literal["off", "on", "both"], typer.Option(help="Whether the models think.")

@@ -8,10 +8,11 @@ where the last one was stopped.
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from nanoscout.answer_progress import AnswerProgress
 from nanoscout.entrants import Entrant, open_in_process
 from nanoscout.errors import UserError
 from nanoscout.eval_plan import NATIVE, Plan, Wanted, conditions, make_plan
-from nanoscout.evaluation.agents import open_agent
+from nanoscout.evaluation.agents import open_agent, prompt_room
 from nanoscout.evaluation.agents.terms import InProcess, Remote
 from nanoscout.evaluation.asking import ask
 from nanoscout.evaluation.cell_figures import cell_figures
@@ -40,6 +41,7 @@ from nanoscout.evaluation.results_folder import (
 )
 from nanoscout.files import write_json
 from nanoscout.judge.judge import Judge
+from nanoscout.models.load import load_config
 from nanoscout.recipe import SearchSpec
 from nanoscout.search.index import SearchIndex
 
@@ -158,28 +160,41 @@ async def _run_entrant(
             )
             await run_cell(log, where, servers)
             del where
-    remote = [log for log in logs if log.answers.cell.agent != NATIVE]
-    if not remote:
+    frameworks = [log for log in logs if log.answers.cell.agent != NATIVE]
+    # Agents whose frameworks bring a prompt of their own have more context, and a server of theirs.
+    by_room = sorted(frameworks, key=lambda log: prompt_room(log.answers.cell.agent))
+    for room, group in groupby(by_room, key=lambda log: prompt_room(log.answers.cell.agent)):
+        async with _endpoint(plan, results, entrant, room) as (url, model, served):
+            for log in group:
+                tools = search.engine.removeprefix("mcp:").removeprefix("mcp+")
+                cell = log.answers.cell
+                key = plan.wanted.endpoint_key_env
+                remote = Remote(url, model, tools, cell.thinking, key)
+                await run_cell(log, remote, [*servers, *served])
+
+
+@asynccontextmanager
+async def _endpoint(
+    plan: Plan, results: ResultsFolder, entrant: Entrant, room: int
+) -> AsyncGenerator[tuple[str, str, Sequence[Serving]]]:
+    """The address of a model, its name there, and the server that was started for it.
+
+    `room`: tokens of context beyond the limit, as far as the model has them.
+    """
+    if plan.wanted.endpoint:
+        yield plan.wanted.endpoint, entrant.source, ()
         return
-    async with AsyncExitStack() as stack:
-        url, model = plan.wanted.endpoint, entrant.source
-        up = list(servers)
-        if not url:
-            log_file = results.path / f"{entrant.name}.log"
-            arguments = ["serve", *entrant.serve, "--port", "0"]
-            arguments += ["--context", str(plan.terms.limits.context)]
-            arguments += ["--concurrency", str(plan.wanted.concurrency)]
-            served = await stack.enter_async_context(
-                serving("the model's server", arguments, log_file)
-            )
-            up.append(served)
-            url = served.url
-            [model] = await asyncio.to_thread(served_models, url)
-        for log in remote:
-            tools = search.engine.removeprefix("mcp:").removeprefix("mcp+")
-            cell = log.answers.cell
-            key = plan.wanted.endpoint_key_env
-            await run_cell(log, Remote(url, model, tools, cell.thinking, key), up)
+    context = plan.terms.limits.context
+    if room:
+        config = await asyncio.to_thread(load_config, entrant.source)
+        positions = getattr(config, "max_position_embeddings", None) or context + room
+        context = max(context, min(context + room, positions))
+    arguments = ["serve", *entrant.serve, "--port", "0", "--context", str(context)]
+    arguments += ["--concurrency", str(plan.wanted.concurrency)]
+    log = results.path / f"{entrant.name}-{context}.log"
+    async with serving("the model's server", arguments, log) as served:
+        [model] = await asyncio.to_thread(served_models, served.url)
+        yield served.url, model, [served]
 
 
 def _is_open(log: CellLog) -> bool:

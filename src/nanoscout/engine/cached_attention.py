@@ -19,8 +19,8 @@ from nanoscout.engine.kernels import kernels_for
 from nanoscout.engine.kv_cache import KvBlock, KvCache, Slot
 from nanoscout.engine.shared_prefix import SharedPrefix
 
-PORTION = 2**19
-"""Attention scores of a prefill that are held at once, about: a megabyte in bfloat16."""
+PORTION = 2**20
+"""Attention scores of a prefill that are held at once, about: two megabytes in bfloat16."""
 LEAST_TOKENS = 16
 """Tokens of a portion at least, however long the past."""
 
@@ -46,7 +46,7 @@ class _Rows:
     position: Tensor
     """Where each decoding token's key and value go: row and column, both [tokens]."""
     mask: Tensor
-    """-inf where a row must not look, else 0: [m kv_heads, group, capacity]."""
+    """-inf where a row must not look, else 0: [m, 1, 1, capacity]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,8 @@ class CachedAttention:
             keys[rows.row, :, rows.position] = key[:, rows.tokens].transpose(0, 1)
             values[rows.row, :, rows.position] = value[:, rows.tokens].transpose(0, 1)
             own_keys = keys[:count].flatten(0, 1).transpose(1, 2)
-            scores = torch.baddbmm(rows.mask, query[rows.span].flatten(0, 1), own_keys)
-            scores = scores.unflatten(0, (count, -1))
+            scores = torch.bmm(query[rows.span].flatten(0, 1), own_keys)
+            scores = scores.unflatten(0, (count, -1)).add_(rows.mask)
             if self._prefix:
                 scores = torch.cat([before[rows.span], scores], -1)
             weights = scores.softmax(-1)
@@ -213,7 +213,6 @@ class CachedAttention:
             beyond = torch.arange(block.capacity, device=device) > position[:, None]
             mask = self._nothing(count, block.capacity)
             mask[row] = mask[row].masked_fill_(beyond, float("-inf"))
-            heads = (self._shape.kv_heads, self._shape.group)
             batches.append(
                 _Rows(
                     block=block,
@@ -221,7 +220,7 @@ class CachedAttention:
                     tokens=slice(first_token, first_token + len(members)),
                     row=row,
                     position=position,
-                    mask=mask[:, None, None].expand(-1, *heads, -1).flatten(0, 1),
+                    mask=mask[:, None, None],
                 )
             )
             first_row += count

@@ -116,7 +116,7 @@ void decode(const bf16 *query, bf16 *output, bf16 *prefix, const uint8_t *alone,
             const bf16 *last_value = new_value + h * value_head + token * value_token;
             memcpy(k + (n - 1) * dim, last_key, dim * sizeof(bf16));
             memcpy(v + (n - 1) * dim, last_value, dim * sizeof(bf16));
-            float e[n], p[shared], q[dim];
+            float e[n], p[shared + 1], q[dim];
             for (long g = 0; g < group; g++) {
                 long at = (h * all + token) * group + g;
                 for (long d = 0; d < dim; d++) q[d] = widen(query[at * dim + d]);

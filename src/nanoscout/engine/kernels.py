@@ -1,8 +1,8 @@
 """`kernels.c`, compiled once for this processor by the C compiler that is there.
 
 A compilation takes half a second and its result is kept in the cache folder. Where there is no
-compiler, on other devices and for other types than bfloat16, attention is computed by torch's
-products alone: `load_kernels` returns None.
+compiler or the folder cannot hold it, on other devices and for other types than bfloat16, attention
+is computed by torch's products alone: `load_kernels` returns None.
 """
 
 import ctypes
@@ -76,12 +76,14 @@ def load_kernels() -> Kernels | None:
     compiler = shutil.which("cc")
     if compiler is None or platform.system() != "Linux":
         return None
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    library = folder / f"kernels-{_fingerprint()}.so"
-    if not library.exists() and not _compile(compiler, library):
+    library = cache_folder() / f"kernels-{_fingerprint()}.so"
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        if not library.exists() and not _compile(compiler, library):
+            return None
+        return Kernels(library)
+    except OSError:  # The folder cannot be written, or nothing may be run from it.
         return None
-    return Kernels(library)
 
 
 def _compile(compiler: str, library: Path) -> bool:

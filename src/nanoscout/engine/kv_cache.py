@@ -23,8 +23,6 @@ GRAIN = 64
 class CacheShape:
     layers: int
     kv_heads: int
-    group: int
-    """Query heads of a key/value head."""
     head_dim: int
     dtype: torch.dtype
     device: torch.device
@@ -38,11 +36,9 @@ class CacheShape:
     def of(cls, model: PreTrainedModel) -> "CacheShape":
         config = model.config
         heads = config.num_attention_heads
-        kv_heads = getattr(config, "num_key_value_heads", None) or heads
         return cls(
             layers=config.num_hidden_layers,
-            kv_heads=kv_heads,
-            group=heads // kv_heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             dtype=model.dtype,
             device=model.device,

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from nanoscout.engine.attention import check_model, head_logits, run_layers, torch_device
 from nanoscout.engine.cached_attention import CachedAttention, Run
 from nanoscout.engine.kv_cache import ROWS, CacheShape, KvCache, Slot
-from nanoscout.engine.packed_linear import pack_linears
+from nanoscout.engine.packed_linear import forget_packed, pack_linears
 from nanoscout.engine.protocol import Finish, Generation, OnToken, Sampling
 from nanoscout.engine.sampling import choose_tokens, uniform
 from nanoscout.engine.shared_prefix import SharedPrefix, common_length
@@ -170,6 +170,7 @@ class TorchEngine:
     def weights_changed(self) -> None:
         """Forget all that the old weights computed; raises RuntimeError in mid-conversation."""
         self.forget()
+        forget_packed(self._model)
         self.policy_version += 1
 
     def forget(self) -> None:

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig
 
+from nanoscout.engine.cached_attention import LEAST_TOKENS, PORTION
 from nanoscout.engine.kv_cache import GRAIN, ROWS, CacheShape
+from nanoscout.engine.packed_linear import is_packed
 from nanoscout.engine.torch_engine import PREFILL_TOKENS
 from nanoscout.planning.activations import Activations, activations, empty_model
 from nanoscout.recipe import OptimiserSpec, Recipe
-from nanoscout.rlvr.branch_attention import BLOCK_ELEMENTS
+from nanoscout.rlvr.chosen import FLOAT_ROWS
 from nanoscout.rlvr.scoring import HEAD_ROWS
 
 RUNTIME = 450_000_000
@@ -25,9 +28,8 @@ SLACK = 450_000_000
 """What the C library keeps unused between pieces in use: about so much where it was measured."""
 FLOAT32 = 4
 """Bytes of a master weight, and of its gradient."""
-HEAD_BYTES = 16
-"""For each logit of a piece of the head, besides the logit: three float32 copies of it and one
-more, the entropy's (rlvr/scoring.py)."""
+FLOAT_COPIES = 3
+"""Of the logits that are in float32 at once: scaled, their softmax, a passing one."""
 SAMPLING_BYTES = 12
 """For each logit of a sampled row, besides the logit: two float32 copies and a padded one
 (engine/sampling.py)."""
@@ -43,6 +45,7 @@ class Memory:
 
     runtime: float
     weights: float
+    """With their packed copies, where the engine makes some (engine/packed_linear.py)."""
     reference: float
     """The untrained model, for the KL penalty."""
     optimiser: float
@@ -84,6 +87,8 @@ class ModelSize:
     """Whether these are the embeddings' too."""
     kv_bytes: int
     """Of a token's keys and values in all layers."""
+    linear: int
+    """Weights of linear layers."""
     bytes_each: int
     """Of a weight."""
 
@@ -121,7 +126,8 @@ class Estimator:
         parts = [self._rolling_out(recipe, *use) for use in uses]
         parts += [self._rolling_out(recipe, recipe.evaluation.context, asked)] if asked else []
         size = self.size(recipe)
-        weights = size.parameters * size.bytes_each
+        packed = is_packed(self._device, getattr(torch, recipe.model.dtype))
+        weights = (size.parameters + (size.linear if packed else 0)) * size.bytes_each
         return Memory(
             runtime=RUNTIME + (SLACK if self._device == "cpu" else 0),
             weights=weights,
@@ -142,8 +148,9 @@ class Estimator:
         given = min(PREFILL_TOKENS, context)
         prefill = self._activations(recipe, given, backward=False).peak
         logits = conversations * self._config.vocab_size * (size.bytes_each + SAMPLING_BYTES)
-        scores = self._config.num_attention_heads * context * max(rows, given)
-        held = min(scores, BLOCK_ELEMENTS) * size.bytes_each * SCORES
+        a_token = self._config.num_attention_heads * context
+        portion = max(PORTION, LEAST_TOKENS * a_token)
+        held = min(max(rows, given) * a_token, portion) * size.bytes_each * SCORES
         return kv_cache, max(prefill, logits) + held
 
     def _learning(self, recipe: Recipe, context: int) -> float:
@@ -155,7 +162,9 @@ class Estimator:
         # The head's gradient collects, piece by piece, until that of the embeddings has come too
         # where they are the same weights. Then both are there, before they go to the masters.
         head_gradient = size.head * size.bytes_each
-        logits = min(HEAD_ROWS, tokens) * self._config.vocab_size * (size.bytes_each + HEAD_BYTES)
+        in_float = FLOAT_ROWS.get(self._device, FLOAT_ROWS["cuda"]) * FLOAT_COPIES * FLOAT32
+        rows = min(HEAD_ROWS, tokens)  # of logits, and of their gradients
+        logits = self._config.vocab_size * (2 * size.bytes_each * rows + in_float)
         moments = [layers.kept + logits + head_gradient, 2 * head_gradient]
         moments.append(layers.peak + (head_gradient if size.tied else 0))
         if recipe.objective.kl > 0:
@@ -189,6 +198,7 @@ class Estimator:
             head=head.numel() if head.requires_grad else 0,
             tied=head is model.get_input_embeddings().weight,
             kv_bytes=CacheShape.of(model).token_bytes,
+            linear=sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)),
             bytes_each=dtype.itemsize,
         )
 

@@ -73,6 +73,7 @@ class _BranchAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, past_key, past_value, *kept = ctx.saved_tensors
+        known = iter(kept)
         heads, _, width = query.shape
         kv_heads, past = past_key.shape[:2]
         upstream = gradients[0].transpose(0, 1)
@@ -81,14 +82,15 @@ class _BranchAttention(torch.autograd.Function):
             torch.zeros_like(tensor, dtype=torch.float32)
             for tensor in (key, value, past_key, past_value)
         )
-        for branch in reversed(ctx.branches):
+        for branch in ctx.branches:
             keys, values = _seen(past_key, key, branch), _seen(past_value, value, branch)
             grad_keys = grad_values = None
-            # The last rows come first: they see all keys, so theirs is a gradient to add to.
-            for rows in reversed(_blocks(branch, heads, keys.shape[1])):
+            for rows in _blocks(branch, heads, keys.shape[1]):
                 seen = keys.shape[1] - (branch.end - rows.stop)
                 block, above = _rows(query, rows, kv_heads), _rows(upstream, rows, kv_heads)
-                weights = kept.pop() if kept else _weights(block, keys[:, :seen], rows, ctx.scaling)
+                weights = (
+                    next(known) if kept else _weights(block, keys[:, :seen], rows, ctx.scaling)
+                )
                 grad_scores = torch._softmax_backward_data(
                     torch.bmm(above, values[:, :seen].transpose(1, 2)), weights, -1, weights.dtype
                 )
@@ -126,9 +128,11 @@ def _seen(past: Tensor, own: Tensor, branch: Branch) -> Tensor:
 
 
 def _blocks(branch: Branch, heads: int, seen: int) -> list[slice]:
+    """The last rows come first. They see all keys: their gradient is one to add the others' to, and
+    what they free has room for the next block, which is smaller."""
     size = max(BLOCK_ROWS, BLOCK_ELEMENTS // (heads * seen))
     starts = range(branch.start, branch.end, size)
-    return [slice(start, min(start + size, branch.end)) for start in starts]
+    return [slice(start, min(start + size, branch.end)) for start in reversed(starts)]
 
 
 def _rows(tensor: Tensor, rows: slice, kv_heads: int) -> Tensor:

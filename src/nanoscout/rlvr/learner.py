@@ -68,7 +68,8 @@ class Learner:
         total_updates: int = 1,
     ):
         """`total_updates`: optimiser steps of the whole run, for the learning rate's schedule."""
-        memory.keep()
+        if not optimiser.checkpoint_layers:  # which is to say that memory matters more than time
+            memory.keep()
         self.model = model
         self.optimiser = MasterAdamW(model, optimiser)
         self.updates = 0

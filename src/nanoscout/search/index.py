@@ -81,14 +81,14 @@ class SearchIndex:
             if not replace:
                 raise UserError(f"{folder}: not empty; replace the index with --replace")
             index = _open(folder)
-            with _commit(_writer(index, str(folder))) as writer:
+            with _commit(_writer(index, str(folder), folder)) as writer:
                 writer.delete_all_documents()
                 _fill(writer, passages)
             return cls(index, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = folder.with_name(f".{folder.name}.partial")
         partial.mkdir(exist_ok=True)
-        writer = _writer(_at(partial), str(folder))
+        writer = _writer(_at(partial), str(folder), partial)
         try:
             with _commit(writer):
                 writer.delete_all_documents()  # what a killed build may have left
@@ -110,7 +110,7 @@ class SearchIndex:
         nothing, for an unknown id, and for an id or URL that two passages would have.
         """
         index = cls.open(folder)
-        with _commit(_writer(index._index, str(folder))) as writer:
+        with _commit(_writer(index._index, str(folder), folder)) as writer:
             index.reload()  # to what has been committed before the folder was ours
             return index._change(writer, add_or_replace, dict.fromkeys(delete))
 
@@ -310,15 +310,20 @@ def _analyser() -> tantivy.TextAnalyzer:
     )
 
 
-def _writer(index: tantivy.Index, where: str) -> tantivy.IndexWriter:
-    """The one writer that an index has at a time; a killed one's claim ends with it."""
+def _writer(index: tantivy.Index, where: str, folder: Path | None = None) -> tantivy.IndexWriter:
+    """The one writer that an index has at a time; a killed one's claim ends with it, and the file
+    that it was just writing goes."""
     index.register_tokenizer("scout", _analyser())
     try:
-        return index.writer(heap_size=_WRITER_BYTES, num_threads=1)
+        writer = index.writer(heap_size=_WRITER_BYTES, num_threads=1)
     except ValueError as error:
         if "LockBusy" in str(error):
             raise UserError(f"{where}: being written to by another process; wait for it") from None
         raise UserError(f"{where}: cannot be written to: {error}") from None
+    if folder is not None:
+        for left in folder.glob(".tmp*"):
+            left.unlink()
+    return writer
 
 
 @contextmanager

@@ -65,8 +65,9 @@ class ChatModel:
     `concurrency + idle` conversations: so many that have ended keep their cache, as long as they
     have no more than `idle_tokens` tokens together.
 
-    `system` is for chats that bring none; `examples` come before each chat's first question and
-    `repeat_question` repeats the last one after results, as the run trained it.
+    `system` is for chats that bring none; `examples` come before each chat's first question, unless
+    the chat has a system message of its own and no tools; `repeat_question` repeats the last one
+    after results, as the run trained it.
     """
 
     name: str
@@ -189,11 +190,17 @@ class ChatModel:
             after = dialogue.after_turn(past.turn_ids, messages)
             return past, stays, [*past.token_ids[:stays], *shown, *after]
         first, *rest = chat.said
-        system, rest = (first.text, rest) if first.role == "system" else (self.system, [*chat.said])
+        examples = self.examples
+        if first.role != "system":
+            system, rest = self.system, [*chat.said]
+        else:
+            system = first.text
+            if not chat.tools:  # The examples call tools, which this chat knows nothing of.
+                examples = ()
         system = self._with_tools(system, chat, dialogue)
         messages = [
             *([{"role": "system", "content": system}] if system else []),
-            *(message for example in self.examples for message in example),
+            *(message for example in examples for message in example),
             *self._messages(rest, dialogue, self._question(chat)),
         ]
         return None, 0, dialogue.prompt(messages, chat.tools)

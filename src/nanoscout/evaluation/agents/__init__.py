@@ -1,4 +1,4 @@
-"""Agents by name: our own episode, and those of frameworks over MCP (docs/agents.md)."""
+"""Agents by name: our own episode, and those of frameworks over MCP (docs/evaluation.md)."""
 
 from importlib import import_module
 
@@ -7,7 +7,14 @@ from nanoscout.evaluation.agents.native import NativeAgent
 from nanoscout.evaluation.agents.terms import InProcess, Remote, Terms
 from nanoscout.evaluation.attempt import Agent
 
-AGENTS = ("native", "langgraph")
+AGENTS = ("native", "langgraph", "smolagents-code", "smolagents-tools")
+PROMPT_ROOM = 3_072
+"""Tokens for the system prompt that smolagents brings, which no run has reckoned with."""
+
+
+def prompt_room(name: str) -> int:
+    """The tokens that an agent's context needs beyond the limit that holds for all agents."""
+    return PROMPT_ROOM if name.startswith("smolagents") else 0
 
 
 def check_agent(name: str) -> None:
@@ -16,7 +23,7 @@ def check_agent(name: str) -> None:
         raise UserError(f"--agent {name}: no such agent; take {', '.join(AGENTS)}")
     if name != "native":
         try:
-            import_module(f"nanoscout.evaluation.agents.{name}")
+            import_module(f"nanoscout.evaluation.agents.{name.partition('-')[0]}")
         except ModuleNotFoundError as error:
             raise UserError(
                 f"--agent {name}: {error.name} is missing: pip install 'nanoscout[agents]'"
@@ -36,6 +43,10 @@ def open_agent(name: str, terms: Terms, where: InProcess | Remote) -> Agent:
         )
     if isinstance(where, InProcess):
         return NativeAgent(terms, where)
-    from nanoscout.evaluation.agents.langgraph import LangGraphAgent
+    if name == "langgraph":
+        from nanoscout.evaluation.agents.langgraph import LangGraphAgent
 
-    return LangGraphAgent(terms, where)
+        return LangGraphAgent(terms, where)
+    from nanoscout.evaluation.agents.smolagents import SmolAgent
+
+    return SmolAgent(name, terms, where)

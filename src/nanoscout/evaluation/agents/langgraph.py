@@ -58,7 +58,9 @@ class LangGraphAgent:
         except (*LOST, OSError, ExceptionGroup) as error:
             raise UserError(f"the MCP server {self._where.tools} cannot be reached") from error
         try:
-            await check_sampling(self.name, self._asked(seed=7), self._ask_once)
+            await check_sampling(
+                self.name, Asked.of(self._terms, self._where, seed=7), self._ask_once
+            )
         except BaseException:
             await self._stack.aclose()
             raise
@@ -116,19 +118,8 @@ class LangGraphAgent:
             seconds=seconds,
         )
 
-    def _asked(self, seed: int) -> Asked:
-        sampling = self._terms.sampling
-        return Asked(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=self._terms.limits.turn_tokens,
-            seed=seed,
-            enable_thinking=self._where.thinking,
-        )
-
     def _agent(self, url: str, seed: int) -> Any:
-        asked = self._asked(seed)
+        asked = Asked.of(self._terms, self._where, seed)
         model = ChatOpenAI(
             model=self._where.model,
             base_url=url,

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from nanoscout.errors import UserError
+from nanoscout.evaluation.agents.terms import Remote, Terms
 
 ANSWER = {
     "id": "check",
@@ -40,6 +41,17 @@ class Asked:
     max_tokens: int
     seed: int
     enable_thinking: bool
+
+    @classmethod
+    def of(cls, terms: Terms, where: Remote, seed: int) -> "Asked":
+        return cls(
+            temperature=terms.sampling.temperature,
+            top_p=terms.sampling.top_p,
+            top_k=terms.sampling.top_k,
+            max_tokens=terms.limits.turn_tokens,
+            seed=seed,
+            enable_thinking=where.thinking,
+        )
 
 
 async def check_sampling(
