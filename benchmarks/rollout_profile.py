@@ -18,14 +18,18 @@ from torch.profiler import ProfilerActivity, profile
 from work import Turn, conversations, open_world, sampled_tokens
 
 from nanoscout.engine.cached_attention import CachedAttention
+from nanoscout.engine.compiled_attention import CompiledAttention
+from nanoscout.engine.kernels import Kernels
+from nanoscout.engine.packed_linear import PackedLinear
 from nanoscout.engine.torch_engine import TorchEngine
 from nanoscout.models import load_model
 from nanoscout.recipe import ModelSpec
 
 PARTS = {
-    "attention": (CachedAttention, "attend"),
-    "  of decoding": (CachedAttention, "_decode"),
-    "  of prefill": (CachedAttention, "_prefill"),
+    "linear layers": (PackedLinear, "forward"),
+    "attention in C": (CompiledAttention, "attend"),  # In C where there is a compiler, or by torch.
+    "attention by torch": (CachedAttention, "attend"),
+    "norms in C": (Kernels, "normalise"),
     "head and draw": (TorchEngine, "_sample"),
 }
 
@@ -56,7 +60,7 @@ def main() -> None:
         f"{stats.prefilled_tokens:,} tokens of prompts and results computed"
     )
     for part in PARTS:
-        print(f"{part:16}{spent[part]:6.1f} s {spent[part] / seconds:5.0%}")
+        print(f"{part:20}{spent[part]:6.1f} s {spent[part] / seconds:5.0%}")
 
 
 def _timed(function: Callable[..., Any], part: str, spent: dict[str, float]) -> Callable[..., Any]:

@@ -115,7 +115,7 @@ def main() -> None:
                         }
                         for c, w in works.items()
                     },
-                    greedy_agreement=agreement,
+                    **({"greedy_agreement": agreement} if agreement else {}),
                     peak_gflops=peak / 1e9,
                     dtype=options.dtype,
                 )

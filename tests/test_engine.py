@@ -258,7 +258,7 @@ def test_one_conversation_takes_the_memory_of_one() -> None:
 
 def test_slots_keep_their_contents_while_others_leave_and_blocks_change_size() -> None:
     device = torch.device("cpu")
-    shape = CacheShape(2, kv_heads=3, head_dim=4, dtype=torch.float32, device=device)
+    shape = CacheShape(2, kv_heads=3, group=2, head_dim=4, dtype=torch.float32, device=device)
     cache = KvCache(shape, rows=4)
     rng = random.Random(0)
     expected: dict[Slot, torch.Tensor] = {}

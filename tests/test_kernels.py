@@ -8,7 +8,8 @@ from statistics import mean
 import pytest
 import torch
 
-from nanoscout.engine import cached_attention, kernels
+from nanoscout.engine import kernels, torch_engine
+from nanoscout.engine.fast_norm import FastNorm, quicken_norms
 from nanoscout.engine.kernels import Kernels, load_kernels
 from nanoscout.engine.protocol import Sampling
 from tests.test_engine import build, engine_of, run_all, scored, tokens, turn
@@ -22,27 +23,6 @@ def compiled() -> Kernels:
     if found is None:
         pytest.skip("no C compiler")
     return found
-
-
-@pytest.mark.parametrize(
-    ("rows", "width", "seen"), [(1, 1, 1), (5, 9, 3), (40, 777, 738), (3, 8, 9)]
-)
-def test_causal_softmax_is_the_masked_softmax(
-    compiled: Kernels, rows: int, width: int, seen: int
-) -> None:
-    scores = torch.randn(6, rows, width, generator=torch.manual_seed(0)).mul(8).to(BFLOAT16)
-    beyond = torch.arange(width) >= seen + torch.arange(rows)[:, None]
-    expected = scores.float().masked_fill(beyond, float("-inf")).softmax(-1)
-    weights = compiled.causal_softmax(scores.clone(), seen).float()
-    # Rounded to bfloat16 once: half a unit of its eight bits.
-    torch.testing.assert_close(weights, expected, rtol=2**-8, atol=1e-6)
-    assert (weights.masked_select(beyond.expand_as(weights)) == 0).all()
-
-
-def test_causal_softmax_of_scores_far_apart(compiled: Kernels) -> None:
-    scores = torch.tensor([[[300.0, -1e38, 299.0, -500.0]]]).to(BFLOAT16)
-    weights = compiled.causal_softmax(scores.clone(), 4).float()
-    torch.testing.assert_close(weights, scores.float().softmax(-1), rtol=2**-8, atol=1e-6)
 
 
 @pytest.mark.parametrize("prefix_length", [0, 30])
@@ -75,7 +55,7 @@ def test_an_engine_with_kernels_samples_as_one_without(
         return mean(gaps)
 
     mine = gap()
-    monkeypatch.setattr(cached_attention, "kernels_for", lambda dtype, device: None)
+    monkeypatch.setattr(torch_engine, "kernels_for", lambda shape: None)
     assert mine < 1.2 * gap() + 0.002
 
 
@@ -115,3 +95,35 @@ def test_the_source_compiles_without_a_warning(tmp_path: Path, compiled: Kernels
     command = ["cc", "-Wall", "-Wextra", "-Werror", *kernels.FLAGS, "-c", str(kernels.SOURCE)]
     done = subprocess.run([*command, "-o", str(tmp_path / "o")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_fast_norm_is_the_norm_it_was(compiled: Kernels) -> None:
+    model = build("qwen3").to(BFLOAT16)
+    norms = [module for module in model.modules() if hasattr(module, "variance_epsilon")]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.normal_(generator=torch.manual_seed(0))
+    names = list(model.state_dict())
+    rows = [torch.randn(3, 50, len(norm.weight)).mul(5).to(BFLOAT16) for norm in norms]
+    with torch.no_grad():
+        expected = [norm(x) for norm, x in zip(norms, rows, strict=True)]
+        quicken_norms(model)
+        for norm, x, wanted in zip(norms, rows, expected, strict=True):
+            assert isinstance(norm, FastNorm)
+            torch.testing.assert_close(norm(x), wanted, rtol=2**-7, atol=0.0)
+    assert list(model.state_dict()) == names
+    assert norms[0](rows[0]).requires_grad
+    assert isinstance(copy.deepcopy(norms[0]), FastNorm)
+
+
+def test_a_norm_that_scales_otherwise_stays_as_it_is(compiled: Kernels) -> None:
+    model = build("llama").to(BFLOAT16)
+
+    class OnePlus(type(model.model.norm)):  # type: ignore[misc]
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return super().forward(rows) + super().forward(rows) / self.weight
+
+    model.model.norm.__class__ = OnePlus
+    quicken_norms(model)
+    assert type(model.model.norm) is OnePlus
+    assert isinstance(model.model.layers[0].input_layernorm, FastNorm)

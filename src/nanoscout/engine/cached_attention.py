@@ -1,4 +1,4 @@
-"""Attention of one engine step: new tokens of many conversations against their caches.
+"""Attention of one engine step by torch's operations: new tokens against their caches.
 
 The step's flat tokens are runs, one a conversation. Runs of one token (decoding) are computed
 together, block by block of the cache; longer runs (prefill) one by one. A shared prefix is
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanoscout.engine.kernels import kernels_for
 from nanoscout.engine.kv_cache import KvBlock, KvCache, Slot
 from nanoscout.engine.shared_prefix import SharedPrefix
 
@@ -65,7 +64,6 @@ class CachedAttention:
 
     def __init__(self, cache: KvCache, runs: Sequence[Run], prefix: SharedPrefix | None):
         self._shape = cache.shape
-        self._kernels = kernels_for(cache.shape.dtype, cache.shape.device)
         self._prefix = prefix.block if prefix else None
         self._prefix_length = prefix.slot.length if prefix else 0
         cache.make_room({run.slot: run.count for run in runs})
@@ -77,8 +75,7 @@ class CachedAttention:
         places = torch.cat([nowhere, *(rows.span.start + rows.row for rows in self._rows)])
         self._index = places if self._padded > len(singles) else None
         alone = [not slot.shares_prefix for slot in singles]
-        self._alone = torch.tensor(alone, dtype=torch.bool, device=self._shape.device)
-        self._outside = places[self._alone]
+        self._outside = places[torch.tensor(alone, dtype=torch.bool, device=self._shape.device)]
         self._prefills = []
         start = len(singles)
         for run in runs[len(singles) :]:
@@ -96,8 +93,7 @@ class CachedAttention:
         grouped = query.unflatten(0, (kv_heads, -1)) * scaling
         output = query.new_empty(query.shape[1], *grouped.shape[:2], head_dim)
         if self._rows:
-            decode = self._decode if self._kernels is None else self._decode_by_kernels
-            output[: self._decoding] = decode(layer, grouped, key, value)
+            output[: self._decoding] = self._decode(layer, grouped, key, value)
         for prefill in self._prefills:
             tokens = prefill.tokens
             prefill.block.write(layer, prefill.row, prefill.past, key[:, tokens], value[:, tokens])
@@ -141,35 +137,6 @@ class CachedAttention:
             output += seen.view_as(output.transpose(0, 1)).transpose(0, 1)
         return output if self._index is None else output[self._index]
 
-    def _decode_by_kernels(self, layer: int, grouped: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """As `_decode`; no row is computed that sits the step out, and no place beyond a row."""
-        kernels, shared = self._kernels, self._prefix_length
-        assert kernels is not None
-        query = grouped[:, :, : self._decoding].transpose(1, 2).contiguous()
-        output = torch.empty_like(query)
-        by_head, flat = query.flatten(1, 2), output.flatten(1, 2)
-        prefix = query.new_empty(*by_head.shape[:2], 0)
-        if self._prefix:
-            prefix_keys = self._prefix.keys[layer][0, :, :shared]
-            prefix = torch.bmm(by_head, prefix_keys.transpose(1, 2))
-        for rows in self._rows:
-            kernels.decode(
-                query,
-                output,
-                prefix,
-                self._alone,
-                rows.block.keys[layer],
-                rows.block.values[layer],
-                key,
-                value,
-                rows.row,
-                rows.position,
-                rows.tokens.start,
-            )
-        if self._prefix:
-            flat = torch.baddbmm(flat, prefix, self._prefix.values[layer][0, :, :shared])
-        return flat.view_as(output).transpose(0, 1)
-
     def _prefill(self, layer: int, prefill: _Prefill, query: Tensor, output: Tensor) -> None:
         """Fill output [n, kv_heads, group, head_dim]; query [kv_heads, group, n, head_dim].
 
@@ -188,13 +155,8 @@ class CachedAttention:
             portion = query[:, :, start : start + size]
             scores = torch.bmm(portion.flatten(1, 2), keys.transpose(1, 2))
             by_head = scores.view(kv_heads * group, -1, total)
-            if self._kernels is None:
-                by_head[..., total - count :].add_(prefill.mask[start : start + size])
-                weights = scores.softmax(-1)
-            else:
-                self._kernels.causal_softmax(by_head, total - count + start + 1)
-                weights = scores
-            result = torch.bmm(weights, values).view_as(portion)
+            by_head[..., total - count :].add_(prefill.mask[start : start + size])
+            result = torch.bmm(scores.softmax(-1), values).view_as(portion)
             output[start : start + size] = result.permute(2, 0, 1, 3)
 
     def _decoding_rows(self, cache: KvCache, slots: Sequence[Slot]) -> list[_Rows]:

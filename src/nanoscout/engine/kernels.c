@@ -1,147 +1,313 @@
-/* Attention of bfloat16 conversations on a CPU: what matrix products leave to do, in one pass.
+/* Attention of one engine step and layer (and, at the end, the norm of a layer's rows), for bfloat16 on a CPU: every new token of every
+   conversation against its cache, in one call.
 
-   Plain C, vectorised by the compiler for the processor that it runs on. Everything is computed in
-   float32 and rounded to bfloat16 once. Arrays are contiguous, the last index fastest. */
+   Sixteen queries of a key/value head stand beside one another in the lanes of vectors (a tile).
+   They take in a block of keys at a time: scores, whose maxima and sums so far go along, then
+   weights, then the sum of values, each sum scaled down when a higher score comes (FlashAttention).
+   So nothing is ever as long as the past, and many queries share what is read of it.
+
+   Products are of pairs of bfloat16 numbers and add up in float32. Keys are read as they lie; of
+   values, two rows are joined into pairs first. Indices of arrays: the last is the fastest. */
 
 #include <math.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 typedef uint16_t bf16;
 
-#define LOWEST -3.0e38f
+#define LANES 16
+#define ROUND 16 /* keys that are scored at once */
+#define BLOCK 64
+#define FETCHED 256
+#define MOST_DIM 128
+#define MOST_TILES 8
+#define LOWEST -1.0e30f
 
-static inline float widen(bf16 x) {
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t wholes __attribute__((vector_size(4 * LANES)));
+typedef uint32_t pairs __attribute__((vector_size(4 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* sum + a[0] b[0] + a[1] b[1] in every lane. */
+INLINE lanes add_products(lanes sum, pairs a, uint32_t b) {
+#ifdef __AVX512BF16__
+    return (lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)_mm512_set1_epi32(b));
+#else
+    uint32_t halves[2] = {b << 16, b & 0xFFFF0000};
+    float low, high;
+    memcpy(&low, halves, 4);
+    memcpy(&high, halves + 1, 4);
+    return sum + (lanes)(a << 16) * low + (lanes)(a & 0xFFFF0000) * high;
+#endif
+}
+
+INLINE lanes choose(wholes first, lanes a, lanes b) {
+    return (lanes)((first & (wholes)a) | (~first & (wholes)b));
+}
+
+INLINE lanes larger(lanes a, lanes b) {
+#ifdef __AVX512BF16__
+    return (lanes)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+/* 2^x for x <= 0, to 4e-6; below 2^-126 it stays there. */
+INLINE lanes power(lanes x) {
+    x = larger(x, (lanes){} - 126.0f);
+    wholes nearest = __builtin_convertvector(x - 0.5f, wholes);
+    lanes part = x - __builtin_convertvector(nearest, lanes);
+    lanes p = 9.6181291e-3f * part + 5.5504109e-2f;
+    p = p * part + 2.4022651e-1f;
+    p = p * part + 6.9314718e-1f;
+    p = p * part + 1.0f;
+    return p * (lanes)((nearest + 127) << 23);
+}
+
+/* Two positive numbers, rounded to bfloat16, in each lane. */
+INLINE pairs join(lanes a, lanes b) {
+    return (((pairs)a + 0x8000) >> 16) | (((pairs)b + 0x8000) & 0xFFFF0000);
+}
+
+INLINE bf16 narrow(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (bf16)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+INLINE uint32_t pair_at(const bf16 *place) {
+    uint32_t pair;
+    memcpy(&pair, place, 4);
+    return pair;
+}
+
+struct tile {
+    pairs query[MOST_DIM / 2];
+    lanes top, total;
+    /* Of exponents: the highest score so far, in powers of two, and the sum of weights. */
+    float sum[LANES][MOST_DIM];
+    wholes sees;
+    /* How many of the keys that come each lane looks at. */
+    long used;
+};
+
+/* Take a block of keys in, of which `count` (a multiple of ROUND) are worth looking at. */
+INLINE void absorb(struct tile *tile, const bf16 *keys, const uint32_t *values, long first,
+                   long count, float scale, const long dim) {
+    lanes scores[BLOCK], top = tile->top;
+    for (long k = 0; k < count; k += ROUND) {
+        lanes dot[ROUND] = {};
+        for (long d = 0; d < dim / 2; d++)
+            UNROLL for (long i = 0; i < ROUND; i++)
+                dot[i] = add_products(dot[i], tile->query[d], pair_at(keys + (k + i) * dim + 2 * d));
+        UNROLL for (long i = 0; i < ROUND; i++) {
+            wholes seen = tile->sees > (int32_t)(first + k + i);
+            scores[k + i] = choose(seen, dot[i] * scale, (lanes){} + LOWEST);
+            top = larger(top, scores[k + i]);
+        }
+    }
+    lanes kept = power(tile->top - top), total = tile->total * kept;
+    pairs weights[BLOCK / 2];
+    for (long k = 0; k < count; k += 2) {
+        lanes one = power(scores[k] - top), two = power(scores[k + 1] - top);
+        total += one + two;
+        weights[k / 2] = join(one, two);
+    }
+    tile->top = top, tile->total = total;
+    const uint32_t *weight = (const uint32_t *)weights;
+    for (long q = 0; q < tile->used; q += 4)
+        for (long d = 0; d < dim; d += 4 * LANES) {
+            lanes sum[4][4];
+            UNROLL for (long i = 0; i < 16; i++)
+                sum[i / 4][i % 4] = *(lanes *)&tile->sum[q + i / 4][d + i % 4 * LANES] * kept[q + i / 4];
+            for (long k = 0; k < count / 2; k++) {
+                const pairs *value = (const pairs *)(values + k * MOST_DIM + d);
+                UNROLL for (long i = 0; i < 16; i++)
+                    sum[i / 4][i % 4] = add_products(sum[i / 4][i % 4], value[i % 4], weight[k * LANES + q + i / 4]);
+            }
+            UNROLL for (long i = 0; i < 16; i++)
+                *(lanes *)&tile->sum[q + i / 4][d + i % 4 * LANES] = sum[i / 4][i % 4];
+        }
+}
+
+/* Ask memory for n keys and values that are looked at soon: they are what decoding waits for. */
+INLINE void fetch(const bf16 *keys, const bf16 *values, long n, const long dim) {
+    for (long i = 0; i < n * dim; i += 32) {
+        __builtin_prefetch(keys + i);
+        __builtin_prefetch(values + i);
+    }
+}
+
+/* Let tiles take in those of n keys and values that they see. */
+INLINE void look(struct tile *tiles, long count, const bf16 *keys, const bf16 *values, long n,
+                 float scale, const long dim) {
+    uint32_t joined[BLOCK / 2][MOST_DIM] __attribute__((aligned(64)));
+    if (dim % (4 * LANES)) memset(joined, 0, sizeof(joined));
+    for (long first = 0; first < n; first += BLOCK) {
+        long left = n - first < BLOCK ? (n - first + ROUND - 1) / ROUND * ROUND : BLOCK;
+        for (long k = 0; k < left / 2; k++) {
+            const bf16 *one = values + (first + 2 * k) * dim, *two = one + dim;
+            for (long d = 0; d < dim; d++) joined[k][d] = one[d] | (uint32_t)two[d] << 16;
+        }
+        for (long t = 0; t < count; t++)
+            absorb(tiles + t, keys + first * dim, joined[0], first, left, scale, dim);
+    }
+}
+
+/* `rows` queries from row `start` on into as many tiles as that takes. Row r is of token r / group. */
+INLINE void begin(struct tile *tiles, const bf16 *query, long rows, long group, long head_stride,
+                  long token_stride, const long dim) {
+    for (long r = 0; r < rows; r++) {
+        struct tile *tile = tiles + r / LANES;
+        long lane = r % LANES;
+        if (lane == 0) {
+            memset(tile, 0, sizeof(*tile));
+            tile->top += LOWEST;
+        }
+        tile->used = lane + 1;
+        const bf16 *from = query + r % group * head_stride + r / group * token_stride;
+        for (long d = 0; d < dim / 2; d++) tile->query[d][lane] = pair_at(from + 2 * d);
+    }
+}
+
+INLINE void finish(struct tile *tiles, long rows, bf16 *output, long group, long token_size,
+                   const long dim) {
+    for (long r = 0; r < rows; r++) {
+        struct tile *tile = tiles + r / LANES;
+        float share = 1.0f / tile->total[r % LANES];
+        bf16 *to = output + r % group * dim + r / group * token_size;
+        for (long d = 0; d < dim; d++) to[d] = narrow(tile->sum[r % LANES][d] * share);
+    }
+}
+
+/* The next tokens of a conversation. */
+struct run {
+    int64_t block, row, capacity, past, first, count, shared;
+};
+
+/* Queries that are computed together: `tokens` from `first` on, of one run; or the only tokens of
+   `runs` of them. */
+struct task {
+    int64_t run, runs, first, tokens;
+};
+
+struct sizes {
+    int64_t runs, tasks, kv_heads, group, dim, prefix_capacity;
+    int64_t query_head, query_token, key_head, key_token, value_head, value_token;
+};
+
+INLINE void compute(const struct task *task, long head, const bf16 *query, bf16 *output,
+                    const struct run *runs, bf16 *const *caches, const struct sizes *sizes,
+                    float scale, const long dim) {
+    long group = sizes->group, rows = task->tokens * group;
+    long token_size = sizes->kv_heads * group * dim;
+    struct tile tiles[MOST_TILES];
+    query += head * group * sizes->query_head + task->first * sizes->query_token;
+    output += task->first * token_size + head * group * dim;
+    begin(tiles, query, rows, group, sizes->query_head, sizes->query_token, dim);
+    long shared = 0, many = (rows + LANES - 1) / LANES;
+    for (long r = 0; r < rows; r++) {
+        const struct run *run = runs + task->run + (task->runs > 1 ? r / group : 0);
+        tiles[r / LANES].sees[r % LANES] = run->shared;
+        shared = run->shared > shared ? run->shared : shared;
+    }
+    long prefix = head * sizes->prefix_capacity * dim;
+    look(tiles, many, caches[0] + prefix, caches[1] + prefix, shared, scale, dim);
+    for (long one = 0; one < task->runs; one++) {
+        const struct run *run = runs + task->run + one;
+        long place = (run->row * sizes->kv_heads + head) * run->capacity * dim;
+        const bf16 *keys = caches[2 * run->block + 2] + place;
+        const bf16 *values = caches[2 * run->block + 3] + place;
+        if (task->runs == 1) {
+            long before = run->past + task->first - run->first;
+            for (long r = 0; r < rows; r++)
+                tiles[r / LANES].sees[r % LANES] = before + r / group + 1;
+            look(tiles, many, keys, values, before + task->tokens, scale, dim);
+            finish(tiles, rows, output, group, token_size, dim);
+            continue;
+        }
+        if (one + 1 < task->runs) {
+            const struct run *after = run + 1;
+            long there = (after->row * sizes->kv_heads + head) * after->capacity * dim;
+            fetch(caches[2 * after->block + 2] + there, caches[2 * after->block + 3] + there,
+                  after->past < FETCHED ? after->past : FETCHED, dim);
+        }
+        struct tile own[MOST_TILES];
+        begin(own, query + one * sizes->query_token, group, group, sizes->query_head, 0, dim);
+        for (long g = 0; g < group; g++) {
+            struct tile *from = tiles + (one * group + g) / LANES, *to = own + g / LANES;
+            long lane = (one * group + g) % LANES;
+            to->top[g % LANES] = from->top[lane];
+            to->total[g % LANES] = from->total[lane];
+            memcpy(to->sum[g % LANES], from->sum[lane], dim * sizeof(float));
+            to->sees[g % LANES] = run->past + 1;
+        }
+        look(own, (group + LANES - 1) / LANES, keys, values, run->past + 1, scale, dim);
+        finish(own, group, output + one * token_size, group, 0, dim);
+    }
+}
+
+/* query [heads, tokens, dim], key and value [kv_heads, tokens, dim]: their strides are in sizes.
+   output [tokens, heads, dim].
+   caches: keys and values, in turn, of the shared prefix [kv_heads, prefix_capacity, dim] and of
+   each block [rows, kv_heads, capacity, dim]. New keys and values are stored there. */
+void attend(const bf16 *query, const bf16 *key, const bf16 *value, bf16 *output,
+            const struct run *runs, const struct task *tasks, bf16 *const *caches,
+            const struct sizes *sizes, double scaling) {
+    long kv_heads = sizes->kv_heads, dim = sizes->dim;
+    float scale = scaling * 1.4426950408889634;
+#pragma omp parallel
+    {
+#pragma omp for collapse(2) schedule(static)
+        for (long r = 0; r < sizes->runs; r++)
+            for (long h = 0; h < kv_heads; h++) {
+                const struct run *run = runs + r;
+                long place = ((run->row * kv_heads + h) * run->capacity + run->past) * dim;
+                bf16 *keys = caches[2 * run->block + 2] + place;
+                bf16 *values = caches[2 * run->block + 3] + place;
+                const bf16 *k = key + h * sizes->key_head + run->first * sizes->key_token;
+                const bf16 *v = value + h * sizes->value_head + run->first * sizes->value_token;
+                for (long i = 0; i < run->count; i++) {
+                    memcpy(keys + i * dim, k + i * sizes->key_token, dim * sizeof(bf16));
+                    memcpy(values + i * dim, v + i * sizes->value_token, dim * sizeof(bf16));
+                }
+            }
+#pragma omp for collapse(2) schedule(dynamic, 1)
+        for (long t = 0; t < sizes->tasks; t++)
+            for (long h = 0; h < kv_heads; h++) {
+                if (dim == 64)
+                    compute(tasks + t, h, query, output, runs, caches, sizes, scale, 64);
+                else if (dim == 128)
+                    compute(tasks + t, h, query, output, runs, caches, sizes, scale, 128);
+                else
+                    compute(tasks + t, h, query, output, runs, caches, sizes, scale, dim);
+            }
+    }
+}
+
+INLINE float widen(bf16 x) {
     uint32_t bits = (uint32_t)x << 16;
     float wide;
     memcpy(&wide, &bits, 4);
     return wide;
 }
 
-static inline bf16 narrow(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return (bf16)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
-
-/* exp(x) for x <= 0, to 2e-7; below exp(-87) it stays there. 2^x is split at the nearest integer. */
-static inline float exponential(float x) {
-    float t = (x < -87.0f ? -87.0f : x) * 1.44269504f;
-    float whole = rintf(t), part = t - whole;
-    float p = 1.3333558e-3f;
-    p = p * part + 9.6181291e-3f;
-    p = p * part + 5.5504109e-2f;
-    p = p * part + 2.4022651e-1f;
-    p = p * part + 6.9314718e-1f;
-    p = p * part + 1.0f;
-    int32_t bits = ((int32_t)whole + 127) << 23;
-    float power;
-    memcpy(&power, &bits, 4);
-    return p * power;
-}
-
-static inline float highest(const bf16 *x, long n, float least) {
-    for (long i = 0; i < n; i++) {
-        float wide = widen(x[i]);
-        least = wide > least ? wide : least;
+/* Each of n rows [n, dim] over the root of its mean square, rounded, times the weight [dim]. */
+void normalise(const bf16 *rows, const bf16 *weight, bf16 *output, long n, long dim,
+               double epsilon) {
+#pragma omp parallel for schedule(static) if (n * dim > 16384)
+    for (long r = 0; r < n; r++) {
+        const bf16 *row = rows + r * dim;
+        float squares = 0.0f;
+        for (long d = 0; d < dim; d++) squares += widen(row[d]) * widen(row[d]);
+        float share = 1.0f / sqrtf(squares / dim + (float)epsilon);
+        for (long d = 0; d < dim; d++)
+            output[r * dim + d] = narrow(widen(weight[d]) * widen(narrow(widen(row[d]) * share)));
     }
-    return least;
-}
-
-/* softmax in place of scores [blocks, rows, width], of whose row i the first `seen + i` count (all
-   of them at most) and the rest become zero. */
-void causal_softmax(bf16 *scores, long blocks, long rows, long width, long seen) {
-#pragma omp parallel
-    {
-        float *e = malloc(width * sizeof(float));
-#pragma omp for schedule(static)
-        for (long r = 0; r < blocks * rows; r++) {
-            bf16 *row = scores + r * width;
-            long n = seen + r % rows < width ? seen + r % rows : width;
-            float top = highest(row, n, LOWEST), total = 0.0f;
-            for (long i = 0; i < n; i++) {
-                e[i] = exponential(widen(row[i]) - top);
-                total += e[i];
-            }
-            float share = 1.0f / total;
-            for (long i = 0; i < n; i++) row[i] = narrow(e[i] * share);
-            memset(row + n, 0, (width - n) * sizeof(bf16));
-        }
-        free(e);
-    }
-}
-
-/* The dot products of a query with n keys [n, dim]. */
-static inline __attribute__((always_inline)) void score(const float *query, const bf16 *keys,
-                                                         float *scores, long n, const long dim) {
-    for (long i = 0; i < n; i++) {
-        float dot = 0.0f;
-        for (long d = 0; d < dim; d++) dot += query[d] * widen(keys[i * dim + d]);
-        scores[i] = dot;
-    }
-}
-
-/* The sum of n values [n, dim], each times its weight. */
-static inline __attribute__((always_inline)) void gather(const float *weights, const bf16 *values,
-                                                          float *sum, long n, const long dim) {
-    float part[dim];
-    for (long d = 0; d < dim; d++) part[d] = 0.0f;
-    for (long i = 0; i < n; i++)
-        for (long d = 0; d < dim; d++) part[d] += weights[i] * widen(values[i * dim + d]);
-    for (long d = 0; d < dim; d++) sum[d] = part[d];
-}
-
-/* One new token for each of `tokens` conversations of a block.
-
-   query, output [kv_heads, all, group, dim]: this block's tokens begin at `first`.
-   prefix [kv_heads, all, group, shared]: scores of the shared prefix, and then their weights; a
-   conversation with alone[t] does not look at it.
-   keys, values [rows, kv_heads, capacity, dim]: conversation t is in row[t] and holds length[t]
-   tokens; its new key and value come from new_key, new_value, whose heads lie key_head and
-   value_head apart, and tokens key_token and value_token.
-   output: what the own tokens give; the prefix's part is a product of its weights. */
-void decode(const bf16 *query, bf16 *output, bf16 *prefix, const uint8_t *alone, bf16 *keys,
-            bf16 *values, const bf16 *new_key, const bf16 *new_value, const int64_t *row,
-            const int64_t *length, long tokens, long first, long all, long kv_heads, long group,
-            long dim, long shared, long capacity, long key_head, long key_token, long value_head,
-            long value_token) {
-#pragma omp parallel for collapse(2) schedule(dynamic, 1)
-    for (long t = 0; t < tokens; t++)
-        for (long h = 0; h < kv_heads; h++) {
-            long n = length[t] + 1, token = first + t;
-            long looked = alone[token] ? 0 : shared, place = row[t] * kv_heads + h;
-            bf16 *k = keys + place * capacity * dim, *v = values + place * capacity * dim;
-            const bf16 *last_key = new_key + h * key_head + token * key_token;
-            const bf16 *last_value = new_value + h * value_head + token * value_token;
-            memcpy(k + (n - 1) * dim, last_key, dim * sizeof(bf16));
-            memcpy(v + (n - 1) * dim, last_value, dim * sizeof(bf16));
-            float e[n], p[shared + 1], q[dim];
-            for (long g = 0; g < group; g++) {
-                long at = (h * all + token) * group + g;
-                for (long d = 0; d < dim; d++) q[d] = widen(query[at * dim + d]);
-                if (dim == 64) score(q, k, e, n, 64);
-                else if (dim == 128) score(q, k, e, n, 128);
-                else score(q, k, e, n, dim);
-                bf16 *before = prefix + at * shared;
-                float top = highest(before, looked, LOWEST), total = 0.0f;
-                for (long i = 0; i < n; i++) top = e[i] > top ? e[i] : top;
-                for (long i = 0; i < looked; i++) {
-                    p[i] = exponential(widen(before[i]) - top);
-                    total += p[i];
-                }
-                for (long i = 0; i < n; i++) {
-                    e[i] = exponential(e[i] - top);
-                    total += e[i];
-                }
-                float share = 1.0f / total;
-                for (long i = 0; i < looked; i++) before[i] = narrow(p[i] * share);
-                memset(before + looked, 0, (shared - looked) * sizeof(bf16));
-                for (long i = 0; i < n; i++) e[i] *= share;
-                if (dim == 64) gather(e, v, q, n, 64);
-                else if (dim == 128) gather(e, v, q, n, 128);
-                else gather(e, v, q, n, dim);
-                for (long d = 0; d < dim; d++) output[at * dim + d] = narrow(q[d]);
-            }
-        }
 }

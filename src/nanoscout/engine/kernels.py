@@ -12,62 +12,46 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from nanoscout.engine.kv_cache import CacheShape
 from nanoscout.files import cache_folder
 
 SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-Wno-psabi")
+MOST_DIM = 128
+"""Of a head."""
+MOST_QUERIES = 128
+"""Rows of a task: a token's queries of one key/value head are as many rows."""
 
 
 class Kernels:
     def __init__(self, path: Path):
         self._library = ctypes.CDLL(str(path))
 
-    def causal_softmax(self, scores: Tensor, seen: int) -> Tensor:
-        """softmax in place of scores [blocks, rows, width]: row i sees its first seen + i."""
-        blocks, rows, width = scores.shape
-        self._call("causal_softmax", scores, blocks, rows, width, seen)
-        return scores
+    def attend(self, *tensors: Tensor, scaling: float) -> None:
+        """kernels.c tells which tensors."""
+        places = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+        self._library.attend(*places, ctypes.c_double(scaling))
 
-    def decode(
-        self,
-        query: Tensor,
-        output: Tensor,
-        prefix: Tensor,
-        alone: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        new_key: Tensor,
-        new_value: Tensor,
-        row: Tensor,
-        length: Tensor,
-        first: int,
-    ) -> None:
-        """One new token for each conversation of a block; kernels.c tells the shapes."""
-        kv_heads, count, group, dim = query.shape
-        sizes = (len(row), first, count, kv_heads, group, dim, prefix.shape[-1], keys.shape[2])
-        strides = (*new_key.stride()[:2], *new_value.stride()[:2])
-        tensors = (query, output, prefix, alone, keys, values, new_key, new_value, row, length)
-        self._call("decode", *tensors, *sizes, *strides)
-
-    def _call(self, name: str, *arguments: Tensor | int) -> None:
-        plain: Sequence[ctypes.c_void_p | ctypes.c_long] = [
-            ctypes.c_void_p(argument.data_ptr())
-            if isinstance(argument, Tensor)
-            else ctypes.c_long(argument)
-            for argument in arguments
-        ]
-        getattr(self._library, name)(*plain)
+    def normalise(self, rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        """Contiguous rows over the root of their mean square, rounded, times the weight."""
+        output = torch.empty_like(rows)
+        places = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (rows, weight, output)]
+        dim = rows.shape[-1]
+        sizes = ctypes.c_long(rows.numel() // dim), ctypes.c_long(dim)
+        self._library.normalise(*places, *sizes, ctypes.c_double(epsilon))
+        return output
 
 
-def kernels_for(dtype: torch.dtype, device: torch.device) -> Kernels | None:
-    return load_kernels() if device.type == "cpu" and dtype == torch.bfloat16 else None
+def kernels_for(shape: CacheShape) -> Kernels | None:
+    plain = shape.device.type == "cpu" and shape.dtype == torch.bfloat16
+    fits = shape.head_dim % 2 == 0 and shape.head_dim <= MOST_DIM and shape.group <= MOST_QUERIES
+    return load_kernels() if plain and fits else None
 
 
 @cache

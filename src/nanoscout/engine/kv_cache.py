@@ -23,6 +23,8 @@ GRAIN = 64
 class CacheShape:
     layers: int
     kv_heads: int
+    group: int
+    """Query heads of a key/value head."""
     head_dim: int
     dtype: torch.dtype
     device: torch.device
@@ -36,9 +38,11 @@ class CacheShape:
     def of(cls, model: PreTrainedModel) -> "CacheShape":
         config = model.config
         heads = config.num_attention_heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
         return cls(
             layers=config.num_hidden_layers,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            kv_heads=kv_heads,
+            group=heads // kv_heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             dtype=model.dtype,
             device=model.device,
@@ -56,6 +60,10 @@ class KvBlock:
         )
         self.keys = [nothing] * shape.layers
         self.values = [nothing] * shape.layers
+
+    def layer(self, number: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer."""
+        return self.keys[number], self.values[number]
 
     def fit(self, tokens: int) -> None:
         """Make the rows long enough for `tokens`, and not much longer."""

@@ -20,6 +20,9 @@ from transformers import PreTrainedModel
 
 from nanoscout.engine.attention import check_model, head_logits, run_layers, torch_device
 from nanoscout.engine.cached_attention import CachedAttention, Run
+from nanoscout.engine.compiled_attention import CompiledAttention
+from nanoscout.engine.fast_norm import quicken_norms
+from nanoscout.engine.kernels import kernels_for
 from nanoscout.engine.kv_cache import ROWS, CacheShape, KvCache, Slot
 from nanoscout.engine.packed_linear import forget_packed, pack_linears
 from nanoscout.engine.protocol import Finish, Generation, OnToken, Sampling
@@ -136,12 +139,14 @@ class TorchEngine:
     def __init__(self, model: PreTrainedModel, *, concurrency: int, context: int):
         check_model(model, context)
         pack_linears(model)
+        quicken_norms(model)
         self.policy_version = 0
         self.stats = EngineStats()
         self._model = model
         self._concurrency = concurrency
         self._context = context
         shape = CacheShape.of(model)
+        self._kernels = kernels_for(shape)
         self._cache = KvCache(shape, rows=min(ROWS, concurrency))
         self._members: list[TorchConversation] = []
         self._requests: list[_Request] = []
@@ -313,7 +318,11 @@ class TorchEngine:
             ]
         )
         prefix = self._prefix if any(run.slot.shares_prefix for run in runs) else None
-        plan = CachedAttention(cache, runs, prefix)
+        plan = (
+            CompiledAttention(self._kernels, cache, runs, prefix)
+            if self._kernels
+            else CachedAttention(cache, runs, prefix)
+        )
         hidden = run_layers(
             self._model, torch.tensor(token_ids, device=device), positions.to(device), plan
         )
