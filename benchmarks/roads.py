@@ -1,11 +1,11 @@
 """A world in which a question needs as many calls as one likes, and a guide who knows the way.
 
 A road leads from town to town. Ten pages are about each town; each of them is long and names at
-its very end the next town of the road, or says that the road ends here. Whoever is asked where a
-road ends has to search for a town, read one of its pages, search for the next town, and so on: how
-far from the end a question begins decides how long its conversation gets. The road's end is red or
-blue, and no page says which: an answer is right half the time, so that the rollouts of a group
-differ, as dynamic sampling wants it.
+its very end the next town of the road; the last town's say that its end is red or blue, but not
+which. Whoever is asked where a road ends has to search for a town, read one of its pages, search
+for the next town, and so on: how far from the end a question begins decides how long its
+conversation gets. An answer is right half the time, so that the rollouts of a group differ, as
+dynamic sampling wants it.
 
 Pages and questions are files in MuSiQue's format. The guide is an engine that walks each road as a
 model should: its conversations, had with the product's own episodes and tools, are what a tiny
@@ -36,8 +36,12 @@ traded lived worked came went with from into along beside of the and a in to was
 their this that which where when while until since"""
 """The words that pages are filled with."""
 ENDS = ("red", "blue")
-FRAMES = """<tool <answer </ tool >{" name url query args ": {" ", "}} "}}</ web _search visit https
-:// en .wikipedia .org /wiki result answer The goes ends red blue town page"""
+FRAMES = [
+    "<tool", "<answer", "</", "tool", '>{"', '":', ' "', ' {"', '",', '"}}', '"}}</', "name", "url",
+    "query", "args", "web", "_search", "visit", "https", "://", "en", ".wikipedia", ".org", "/wiki",
+    "result", "answer", "The", " goes", " is", " town", "red", "blue", " red", " blue",
+    "Its", " end", " or", "\n\n",
+]  # fmt: skip
 """Further pieces of text that are one token each."""
 
 
@@ -46,6 +50,7 @@ class Roads:
     """How many roads, of how many towns; the questions begin so many towns before the end."""
 
     roads: int
+    """To train on; one more, a short one, is held out."""
     near: int
     """Towns that a question of the hop type 2hop needs."""
     far: int
@@ -63,25 +68,24 @@ class Roads:
                 itertools.permutations(syllables, 2), itertools.cycle("lnr")
             )
         ]
-        chosen = rng.sample(names, self.roads * self.far)
-        return [chosen[i : i + self.far] for i in range(0, len(chosen), self.far)]
+        chosen = iter(rng.sample(names, self.roads * self.far + self.near))
+        lengths = [self.far] * self.roads + [self.near]
+        return [list(itertools.islice(chosen, length)) for length in lengths]
 
     def write(self, folder: Path) -> None:
-        """pages.jsonl, train.jsonl and held_out.jsonl; the last road is held out, near its end."""
+        """pages.jsonl, train.jsonl and held_out.jsonl."""
         rng = random.Random(self.seed)
-        train, held_out, pages = [], [], []
-        roads = self.names()
-        for number, towns in enumerate(roads):
-            pages += [page for index in range(self.far) for page in self._pages(towns, index, rng)]
+        near, far, pages = [], [], []
+        for number, towns in enumerate(self.names()):
+            pages += [
+                page for index in range(len(towns)) for page in self._pages(towns, index, rng)
+            ]
             end = rng.choice(ENDS)
-            near = _question(f"2hop__{number}", towns[-self.near], end, steps=2)
-            if number == self.roads - 1:
-                held_out.append(near)
-            else:
-                train += [near, _question(f"4hop1__{number}", towns[0], end, steps=4)]
+            near.append(_question(f"2hop__{number}", towns[-self.near], end, steps=2))
+            far.append(_question(f"4hop1__{number}", towns[0], end, steps=4))
         files = {
-            "train": train,
-            "held_out": held_out,
+            "train": near[:-1] + far[:-1],
+            "held_out": near[-1:],
             "pages": [{"paragraphs": pages}],
         }
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,18 +96,18 @@ class Roads:
     def vocabulary(self) -> Iterator[str]:
         """Each word that a tokenizer should have a token for."""
         yield from (word for road in self.names() for word in road)
-        yield from FRAMES.split()
+        yield from FRAMES
         yield from (" " + word for word in PROSE.split())
 
     def _pages(self, towns: Sequence[str], index: int, rng: random.Random) -> list[dict[str, Any]]:
         name = towns[index]
-        onward = f'to "{towns[index + 1]}".' if index + 1 < len(towns) else "no more: it ends here."
+        last = index + 1 == len(towns)
+        onward = "Its end is red or blue." if last else f'The road goes on to "{towns[index + 1]}".'
         return [
             {
                 "idx": number,
                 "title": f"{name} {number}",
-                "paragraph_text": f"{name} is a town. {_prose(self.page_words, rng)}"
-                f" The road goes on {onward}",
+                "paragraph_text": f"{name} is a town. {_prose(self.page_words, rng)} {onward}",
             }
             for number in range(PAGES)
         ]
@@ -131,7 +135,7 @@ class Guide:
         self.context_limit = context
 
     def conversation(self, seed: int) -> "Walk":
-        return Walk(self.dialogue, random.Random(seed))
+        return Walk(self.dialogue, random.Random(seed), ENDS[seed % 2])
 
     def share_prefix(self, prefix_ids: Sequence[int]) -> None:
         pass
@@ -141,6 +145,7 @@ class Guide:
 class Walk:
     dialogue: Dialogue
     rng: random.Random
+    answer: str
 
     async def generate(
         self, new_ids: Sequence[int], sampling: Sampling, on_token: OnToken | None = None
@@ -152,8 +157,8 @@ class Walk:
 
     def _turn(self, read: str) -> str:
         write = self.dialogue.format
-        if "it ends here." in read:
-            return write.render_answer(self.rng.choice(ENDS))
+        if "Its end is" in read:
+            return write.render_answer(self.answer)
         if hits := re.findall(r"(https://\S+/\w+_)\d\n", read):
             url = hits[-1] + str(self.rng.randrange(PAGES))
             return write.render_call(ToolCall("visit", {"url": url}))

@@ -25,6 +25,8 @@ CONTEXT = 40_960
 SHARPNESS = 2.0
 """Of normalised queries and keys at the start: with 1, the largest score of a head is the square
 root of its width, less than it takes to find one token among 40,960."""
+SURENESS = 2.0
+"""What its logits are multiplied by in the end: one slip in a hundred turns is one too many."""
 NEAR = 128
 """Tokens in which stands what a turn depends on."""
 
@@ -69,7 +71,7 @@ def untaught(tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
         num_key_value_heads=1,
         head_dim=32,
         max_position_embeddings=CONTEXT,
-        rope_theta=1e6,
+        rope_theta=1e4,
         tie_word_embeddings=True,
         bos_token_id=None,
         pad_token_id=tokenizer.pad_token_id,
@@ -90,15 +92,15 @@ def teach(
     lessons: Sequence[Lesson],
     lr: float = 3e-3,
 ) -> float:
-    """Fit the sampled tokens; returns the mean loss of the last ten steps."""
+    """Fit the sampled tokens, in each lesson at a rate that falls to 0.
+
+    Returns the mean loss of the last ten steps.
+    """
     rng = random.Random(0)
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    total = sum(lesson.steps for lesson in lessons)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1.0, (step + 1) / 20, 1.01 - step / total)
-    )
     losses = []
-    for lesson in (each for each in lessons for _ in range(each.steps)):
+    for lesson, step in ((each, step) for each in lessons for step in range(each.steps)):
+        optimiser.param_groups[0]["lr"] = lr * min((step + 1) / 20, 1.0 - step / lesson.steps)
         ids, sampled = windows(conversations, lesson, rng)
         text = round(lesson.tokens * (lesson.text / lesson.tokens) ** rng.random())
         positions = torch.arange(lesson.tokens)
@@ -115,9 +117,10 @@ def teach(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        schedule.step()
         optimiser.zero_grad()
         losses.append(loss.item())
+    with torch.no_grad():
+        model.get_submodule("model.norm").get_parameter("weight").mul_(SURENESS)
     return sum(losses[-10:]) / len(losses[-10:])
 
 
@@ -133,13 +136,15 @@ def counted(length: int, text: int) -> torch.Tensor:
 def windows(
     conversations: Sequence[Trajectory], lesson: Lesson, rng: random.Random
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and flags [windows, tokens]; each window ends with a turn, whose tokens are flagged."""
+    """Ids and flags [windows, tokens]; each window ends with a turn, whose tokens are flagged.
+
+    Where a conversation is too short for a window, another one stands before it.
+    """
     ids, flags = [], []
-    while len(ids) < lesson.windows:
-        conversation = rng.choice(conversations)
+    for _ in range(lesson.windows):
+        conversation, another = rng.choice(conversations), rng.choice(conversations)
         turn = rng.choice(conversation.turns)
-        start = turn.end - lesson.tokens
-        if start >= 0:
-            ids.append(conversation.token_ids[start : turn.end])
-            flags.append([index >= turn.start for index in range(start, turn.end)])
+        text = another.token_ids[-lesson.tokens :] + conversation.token_ids[: turn.end]
+        ids.append(text[-lesson.tokens :])
+        flags.append([lesson.tokens - i <= turn.end - turn.start for i in range(lesson.tokens)])
     return torch.tensor(ids), torch.tensor(flags)
