@@ -154,6 +154,7 @@ def _replace(
     )
     if not (found - wanted).float().norm() <= CLOSE * wanted.float().norm():
         module.__class__ = ordinary
+        vars(module).pop("packed", None)
 
 
 class _Plain:
