@@ -12,10 +12,6 @@ resumed. The two must end with the same bits: weights, metrics and every token o
 conversation, and the last stage's conversations must fill its context, or no figures are kept. For
 each step it says how long its conversations were, and the peak of resident memory, which is reset
 after each step. Linux only: that goes through /proc.
-
-How sturdy the taught model is, is a matter of luck: one filled 40,960 tokens nearly every time,
-another, from the same lessons with other draws, is unsure of thirty turns of such a road. So the
-full size does not yet run to its end at every try, and no figures are kept.
 """
 
 import argparse
@@ -27,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from results import ROOT, machine
-from roads import Guide, Roads
+from roads import PROSE, Guide, Roads
 from taught import Lesson, teach, tokenizer, untaught
 from watched_run import WatchedRun
 
@@ -63,13 +59,19 @@ class Size:
 SIZES = {
     "full": Size(
         Roads(roads=3, near=4, far=23, page_words=1_200),
-        lessons=(Lesson(128, 32, 400, text=128), Lesson(384, 24, 700, text=40_960)),
+        lessons=(
+            Lesson(128, 32, 800, text=128, enough=0.08),
+            Lesson(384, 24, 1_000, text=40_960, enough=0.045),
+        ),
         steps=(1, 1, 3),
         kill_after=20.0,
     ),
     "small": Size(
         Roads(roads=1, near=2, far=6, page_words=60),
-        lessons=(Lesson(128, 16, 450, text=128), Lesson(256, 8, 120, text=2_048)),
+        lessons=(
+            Lesson(128, 32, 800, text=128, enough=0.08),
+            Lesson(256, 24, 200, text=2_048, enough=0.06),
+        ),
         steps=(1, 1, 4),
         kill_after=0.0,
         more=(
@@ -166,10 +168,20 @@ def make_model(size: Size, recipe: Recipe, folder: Path) -> None:
     model = untaught(token)
     with tempfile.TemporaryDirectory() as scratch:
         conversations = guided(recipe, Path(scratch) / "run", model, token)
-    loss = teach(model, conversations, size.lessons)
+    loss = teach(model, conversations, size.lessons, alike(size.roads, token))
     save_model(model.eval(), token, folder / "model")
     taught = time.perf_counter() - started
     print(f"taught in {taught:.0f} s, loss {loss:.4f} a sampled token", flush=True)
+
+
+def alike(roads: Roads, token: Any) -> list[list[int]]:
+    """The ids of the towns' names, and of the words that pages are filled with."""
+    names = [name for road in roads.names() for name in road]
+    words = [" " + word for word in PROSE.split()]
+    return [
+        [token.convert_tokens_to_ids(token.tokenize(text)[0]) for text in kind]
+        for kind in (names, words)
+    ]
 
 
 def guided(recipe: Recipe, folder: Path, model: Any, token: Any) -> list[Trajectory]:

@@ -8,6 +8,7 @@ on short windows, in which the text further back counts as if it were that long.
 
 import math
 import random
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from tokenizers import AddedToken, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Tokenizer, Qwen3Config
 
+from nanoscout.errors import UserError
 from nanoscout.models.tiny import QWEN3, SPECIAL, TEXT, THINK
 from nanoscout.records import Trajectory
 
@@ -29,17 +31,21 @@ SURENESS = 2.0
 """What its logits are multiplied by in the end: one slip in a hundred turns is one too many."""
 NEAR = 128
 """Tokens in which stands what a turn depends on."""
+TRIES = 5
+"""At a lesson."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """Steps on windows of a few tokens, which stand for up to `text` tokens: those further back
-    than NEAR count as so many more, and lie as far back."""
+    """Steps on windows of a few tokens, which stand for up to `text` tokens, for all of them every
+    other time: those further back than NEAR count as so many more, and lie as far back."""
 
     tokens: int
     windows: int
     steps: int
     text: int
+    enough: float
+    """The loss of a sampled token with which it is learnt."""
 
 
 def tokenizer(words: Iterable[str]) -> Qwen2Tokenizer:
@@ -90,19 +96,47 @@ def teach(
     model: PreTrainedModel,
     conversations: Sequence[Trajectory],
     lessons: Sequence[Lesson],
+    alike: Sequence[Sequence[int]],
     lr: float = 3e-3,
 ) -> float:
-    """Fit the sampled tokens, in each lesson at a rate that falls to 0.
+    """Fit the sampled tokens, lesson by lesson, each of them again until it is learnt.
 
-    Returns the mean loss of the last ten steps.
+    In every window the token ids of a kind, `alike`, change places at random: what a conversation
+    says cannot be learnt by heart then, only how a turn follows from what stands before it.
+    Returns the mean loss of the last steps. Raises UserError where a lesson is never learnt.
     """
     rng = random.Random(0)
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    loss = math.inf
+    for lesson in lessons:
+        for _ in range(TRIES):
+            loss = _take(lesson, model, conversations, alike, optimiser, lr, rng)
+            if loss <= lesson.enough:
+                break
+        else:
+            raise UserError(f"not learnt in {TRIES} tries, the loss is {loss:.3f}: {lesson}")
+    with torch.no_grad():
+        model.get_submodule("model.norm").get_parameter("weight").mul_(SURENESS)
+    return loss
+
+
+def _take(
+    lesson: Lesson,
+    model: PreTrainedModel,
+    conversations: Sequence[Trajectory],
+    alike: Sequence[Sequence[int]],
+    optimiser: torch.optim.Optimizer,
+    lr: float,
+    rng: random.Random,
+) -> float:
+    """The lesson once, at a rate that falls to 0. Returns the mean loss of its last steps."""
     losses = []
-    for lesson, step in ((each, step) for each in lessons for step in range(each.steps)):
+    for step in range(lesson.steps):
         optimiser.param_groups[0]["lr"] = lr * min((step + 1) / 20, 1.0 - step / lesson.steps)
         ids, sampled = windows(conversations, lesson, rng)
-        text = round(lesson.tokens * (lesson.text / lesson.tokens) ** rng.random())
+        ids = with_places_changed(ids, alike, len(model.get_input_embeddings().weight), rng)
+        near_or_far = rng.choice((rng.random(), 1.0))
+        text = round(lesson.tokens * (lesson.text / lesson.tokens) ** near_or_far)
         positions = torch.arange(lesson.tokens)
         positions[-NEAR:] += rng.randint(0, text - lesson.tokens)
         output = model.base_model(
@@ -119,9 +153,7 @@ def teach(
         optimiser.step()
         optimiser.zero_grad()
         losses.append(loss.item())
-    with torch.no_grad():
-        model.get_submodule("model.norm").get_parameter("weight").mul_(SURENESS)
-    return sum(losses[-10:]) / len(losses[-10:])
+    return statistics.mean(losses[-20:])
 
 
 def counted(length: int, text: int) -> torch.Tensor:
@@ -138,13 +170,27 @@ def windows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and flags [windows, tokens]; each window ends with a turn, whose tokens are flagged.
 
-    Where a conversation is too short for a window, another one stands before it.
+    What is further back than NEAR ends with a turn too, of whichever conversation: far text is full
+    of calls and results, which a window of neighbours, nearly all of them a page's prose, hardly
+    ever shows.
     """
     ids, flags = [], []
     for _ in range(lesson.windows):
         conversation, another = rng.choice(conversations), rng.choice(conversations)
-        turn = rng.choice(conversation.turns)
-        text = another.token_ids[-lesson.tokens :] + conversation.token_ids[: turn.end]
+        turn, earlier = rng.choice(conversation.turns), rng.choice(another.turns)
+        near = conversation.token_ids[: turn.end][-NEAR:]
+        text = another.token_ids + another.token_ids[: earlier.end] + near
         ids.append(text[-lesson.tokens :])
         flags.append([lesson.tokens - i <= turn.end - turn.start for i in range(lesson.tokens)])
     return torch.tensor(ids), torch.tensor(flags)
+
+
+def with_places_changed(
+    ids: torch.Tensor, alike: Sequence[Sequence[int]], vocabulary: int, rng: random.Random
+) -> torch.Tensor:
+    """`ids` [windows, tokens], with another permutation of each kind of ids in each window."""
+    instead = torch.arange(vocabulary).repeat(len(ids), 1)
+    for row in instead:
+        for kind in alike:
+            row[list(kind)] = torch.tensor(rng.sample(kind, len(kind)))
+    return instead.gather(1, ids)
