@@ -20,6 +20,7 @@ from transformers import (
     ContinuousBatchingConfig,
     DynamicCache,
     GenerationConfig,
+    PreTrainedModel,
 )
 
 Work = list[list[tuple[list[int], int]]]
@@ -28,8 +29,10 @@ Work = list[list[tuple[list[int], int]]]
 class Generate:
     settings = "dynamic cache kept between turns, sdpa, no log-probabilities asked for"
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: PreTrainedModel):
         self.model = model
+        # What the request's own configuration leaves open is taken from the model's.
+        model.generation_config.eos_token_id = None
 
     @torch.no_grad()
     def run(self, work: Work, greedy: bool) -> list[list[int]]:
@@ -61,7 +64,6 @@ class Generate:
                     top_k=0,
                     top_p=1.0,
                     pad_token_id=0,
-                    eos_token_id=None,
                 ),
             )
             new = out[:, ids.shape[1] :]
