@@ -14,7 +14,8 @@ each step it says how long its conversations were, and the peak of resident memo
 after each step. Linux only: that goes through /proc.
 
 A model that is taught at full size is still unsure of some ten tokens of a road, and may not fill
-the context; the figures that are kept are those of a model from earlier lessons (docs/training.md).
+the context, and one of the small size did not; the figures that are kept are those of a model from
+earlier lessons (docs/training.md).
 """
 
 import argparse
@@ -99,7 +100,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.work or Path(scratch)
-        figures = measure(SIZES[options.size], options.format, folder.resolve())
+        try:
+            figures = measure(SIZES[options.size], options.format, folder.resolve())
+        except UserError as error:
+            parser.exit(1, f"long_stages: {error}\n")
     show(figures)
     options.results.mkdir(parents=True, exist_ok=True)
     write_json(options.results / "long_stages.json", figures)
