@@ -26,7 +26,7 @@ SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-Wno-psabi")
 MOST_DIM = 128
 """Of a head."""
-MOST_QUERIES = 128
+MOST_QUERIES = 96
 """Rows of a task: a token's queries of one key/value head are as many rows."""
 
 
