@@ -1,9 +1,10 @@
-"""Memory that was freed: kept for the next to need some, or back to the system.
+"""Memory that was freed: kept for the next to need some, or back to the system; and torch's.
 
-Where the C library is not glibc, both do nothing.
+Where the C library is not glibc, `keep` and `trim` do nothing.
 """
 
 import ctypes
+import os
 
 MMAP_MAX, TRIM_THRESHOLD = -4, -1
 """Parameters of glibc's mallopt."""
@@ -30,3 +31,12 @@ def trim() -> None:
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def keep_few_products() -> None:
+    """Let torch keep at most 128 compiled matrix products on a CPU; to be called before the first.
+
+    oneDNN compiles one for each shape and keeps 1,024, of some 0.3 MB. Each block of a long
+    attention has a shape of its own, which does not come again.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")

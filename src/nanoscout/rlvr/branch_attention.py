@@ -8,6 +8,7 @@ memory. Plain matrix products are two to four times faster here than
 PyTorch's fused CPU kernel, which knows neither grouped heads nor where a mask is trivial.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,11 +58,13 @@ class _BranchAttention(torch.autograd.Function):
         output = query.new_empty(count, heads, width)
         kept: list[Tensor] = []
         keep = _scores(branches, heads, past_key.shape[1]) <= KEPT_ELEMENTS
+        room = None if keep else _Room(query, branches, past_key.shape[1])
         for branch in branches:
             keys, values = _seen(past_key, key, branch), _seen(past_value, value, branch)
             for rows in _blocks(branch, heads, keys.shape[1]):
                 seen = keys.shape[1] - (branch.end - rows.stop)
-                weights = _weights(_rows(query, rows, kv_heads), keys[:, :seen], rows, scaling)
+                block = _rows(query, rows, kv_heads)
+                weights = _weights(block, keys[:, :seen], rows, scaling, room)
                 mixed = torch.bmm(weights, values[:, :seen])
                 output[rows] = mixed.view(heads, -1, width).transpose(0, 1)
                 if keep:
@@ -74,6 +77,7 @@ class _BranchAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, past_key, past_value, *kept = ctx.saved_tensors
         known = iter(kept)
+        room = None if kept else _Room(query, ctx.branches, past_key.shape[1])
         heads, _, width = query.shape
         kv_heads, past = past_key.shape[:2]
         upstream = gradients[0].transpose(0, 1)
@@ -89,10 +93,14 @@ class _BranchAttention(torch.autograd.Function):
                 seen = keys.shape[1] - (branch.end - rows.stop)
                 block, above = _rows(query, rows, kv_heads), _rows(upstream, rows, kv_heads)
                 weights = (
-                    next(known) if kept else _weights(block, keys[:, :seen], rows, ctx.scaling)
+                    next(known)
+                    if kept
+                    else _weights(block, keys[:, :seen], rows, ctx.scaling, room)
                 )
+                first, _, last = _places(room, weights.shape)
+                grad_weights = torch.bmm(above, values[:, :seen].transpose(1, 2), out=first)
                 grad_scores = torch._softmax_backward_data(
-                    torch.bmm(above, values[:, :seen].transpose(1, 2)), weights, -1, weights.dtype
+                    grad_weights, weights, -1, weights.dtype, grad_input=last
                 )
                 grad_block = torch.bmm(grad_scores, keys[:, :seen]).mul_(ctx.scaling)
                 grad_query[:, rows] = grad_block.view(heads, -1, width)
@@ -140,13 +148,37 @@ def _rows(tensor: Tensor, rows: slice, kv_heads: int) -> Tensor:
     return tensor[:, rows].reshape(kv_heads, -1, tensor.shape[2])
 
 
-def _weights(block: Tensor, keys: Tensor, rows: slice, scaling: float) -> Tensor:
-    """softmax of the scaled scores [kv_heads, group * rows, seen]; the last rows are their own."""
+def _weights(
+    block: Tensor, keys: Tensor, rows: slice, scaling: float, room: "_Room | None"
+) -> Tensor:
+    """softmax of the scaled scores [kv_heads, group * rows, seen]; the last rows are their own.
+    They stand in the room's second place, where there is one."""
     count, seen = rows.stop - rows.start, keys.shape[1]
+    first, second, _ = _places(room, (*block.shape[:2], seen))
     scores = torch.baddbmm(
-        block.new_empty(1, 1, 1), block, keys.transpose(1, 2), beta=0, alpha=scaling
+        block.new_empty(1, 1, 1), block, keys.transpose(1, 2), beta=0, alpha=scaling, out=first
     )
     future = torch.ones(count, count, dtype=torch.bool, device=keys.device).triu_(1)
     own = scores.view(len(keys), -1, count, seen)[..., seen - count :]
     own.masked_fill_(future, float("-inf"))
-    return scores.softmax(-1)
+    return torch.softmax(scores, -1, out=second)
+
+
+class _Room:
+    """Three places for scores, which one block after the other takes. Blocks differ in size: with
+    memory of its own, each would leave a hole behind that the next can't fill."""
+
+    def __init__(self, query: Tensor, branches: Sequence[Branch], past: int):
+        most = 0
+        for branch in branches:
+            seen = past + len(branch.ancestors) + branch.end - branch.start
+            for rows in _blocks(branch, len(query), seen):
+                most = max(most, len(query) * (rows.stop - rows.start) * seen)
+        self._places = query.new_empty(3, most)
+
+    def places(self, shape: Sequence[int]) -> tuple[Tensor, ...]:
+        return tuple(place[: math.prod(shape)].view(*shape) for place in self._places)
+
+
+def _places(room: _Room | None, shape: Sequence[int]) -> tuple[Tensor | None, ...]:
+    return room.places(shape) if room else (None, None, None)
