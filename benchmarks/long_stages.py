@@ -1,6 +1,6 @@
 """The report's three stages from end to end at their own contexts, killed in the last, resumed.
 
-    python benchmarks/long_stages.py [--size full] [--format xml] [--work FOLDER]
+    python benchmarks/long_stages.py [--size full] [--format hermes] [--work FOLDER]
 
 What runs is `nanoscout train recipes/jan-nano.toml`, with a tiny Qwen3 in place of the 4B one, a
 world of long roads in place of MuSiQue (roads.py), and fewer and smaller steps; contexts, turns,
@@ -20,6 +20,7 @@ earlier lessons (docs/training.md).
 
 import argparse
 import asyncio
+import json
 import tempfile
 import time
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ SIZES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(SIZES), default="full")
-    parser.add_argument("--format", choices=["xml", "hermes"], default="xml")
+    parser.add_argument("--format", choices=["hermes", "xml"], default="hermes")
     parser.add_argument(
         "--work",
         type=Path,
@@ -105,8 +106,10 @@ def main() -> None:
         except UserError as error:
             parser.exit(1, f"long_stages: {error}\n")
     show(figures)
-    options.results.mkdir(parents=True, exist_ok=True)
-    write_json(options.results / "long_stages.json", figures)
+    path = options.results / "long_stages.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, known | {options.format: figures})
 
 
 def measure(size: Size, form: str, folder: Path) -> dict[str, Any]:

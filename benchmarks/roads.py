@@ -38,9 +38,9 @@ their this that which where when while until since"""
 ENDS = ("red", "blue")
 FRAMES = [
     "<tool", "<answer", "</", "tool", '>{"', '":', ' "', ' {"', '",', '"}}', '"}}</', "name", "url",
-    "query", "args", "web", "_search", "visit", "https", "://", "en", ".wikipedia", ".org", "/wiki",
-    "result", "answer", "The", " goes", " is", " town", "red", "blue", " red", " blue",
-    "Its", " end", " or", "\n\n",
+    "query", "args", "arguments", "web", "_search", "visit", "https", "://", "en", ".wikipedia",
+    ".org", "/wiki", "result", "answer", "The", " goes", " is", " town", "red", "blue", " red",
+    " blue", "Its", " end", " or", "\n\n",
 ]  # fmt: skip
 """Further pieces of text that are one token each."""
 

@@ -12,9 +12,13 @@ from transformers import PreTrainedModel
 
 from nanoscout.engine import fast_layers, kernels, torch_engine
 from nanoscout.engine.attention import run_layers
+from nanoscout.engine.cached_attention import Run
+from nanoscout.engine.compiled_attention import CompiledAttention
 from nanoscout.engine.fast_layers import KINDS, FastAttention, FastMlp, FastNorm, quicken
 from nanoscout.engine.kernels import Kernels, load_kernels
+from nanoscout.engine.kv_cache import CacheShape, KvCache
 from nanoscout.engine.protocol import Sampling
+from nanoscout.engine.shared_prefix import SharedPrefix
 from tests.test_engine import build, engine_of, run_all, scored, tokens, turn
 
 BFLOAT16 = torch.bfloat16
@@ -60,6 +64,54 @@ def test_an_engine_with_kernels_samples_as_one_without(
     mine = gap()
     monkeypatch.setattr(torch_engine, "kernels_for", lambda shape: None)
     assert mine < 1.2 * gap() + 0.002
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 96, 128])
+@pytest.mark.parametrize("group", [1, 2, 3, 5])
+@pytest.mark.parametrize("shared", [0, 50])
+def test_attention_of_heads_of_every_shape(
+    compiled: Kernels, head_dim: int, group: int, shared: int
+) -> None:
+    """Tokens that decode and ones of prompts, after pasts of their own and a shared one, against
+    attention in float32."""
+    torch.manual_seed(0)
+    shape = CacheShape(1, 2, group, head_dim, BFLOAT16, torch.device("cpu"))
+    prefix = SharedPrefix(shape)
+    prefix.cache.make_room({prefix.slot: shared})
+    prefix.slot.length = shared
+    cache, pasts, counts = KvCache(shape, rows=2), [70, 1, 129, 40], [1, 1, 1, 37]
+    runs = [Run(cache.claim(shares_prefix=True), count) for count in counts]
+    for run, past in zip(runs, pasts, strict=True):
+        run.slot.length = past
+    total, scaling = sum(counts), head_dim**-0.5
+    query = torch.randn(2 * group, total, head_dim).to(BFLOAT16)
+    key, value = torch.randn(2, 2, total, head_dim).to(BFLOAT16)
+    plan = CompiledAttention(compiled, cache, runs, prefix if shared else None)
+    blocks = [prefix.block, *(cache.place(run.slot)[0] for run in runs)]
+    for block in blocks:
+        for tensor in block.layer(0):
+            tensor.copy_(torch.randn(tensor.shape))
+
+    found = plan.attend(0, query, key, value, scaling)
+
+    first = 0
+    for run, past in zip(runs, pasts, strict=True):
+        block, row = cache.place(run.slot)
+        here = slice(first, first + run.count)
+        keys, values = (
+            torch.cat([common[0, :, :shared], own[row, :, :past], new[:, here]], dim=1).float()
+            for common, own, new in zip(
+                prefix.block.layer(0), block.layer(0), (key, value), strict=True
+            )
+        )
+        seen = torch.ones(run.count, keys.shape[1], dtype=torch.bool).tril(shared + past)
+        wanted = torch.nn.functional.scaled_dot_product_attention(
+            query[:, here].float(), keys, values, attn_mask=seen, scale=scaling, enable_gqa=True
+        )
+        torch.testing.assert_close(
+            found[here].float(), wanted.transpose(0, 1), rtol=0.02, atol=0.01
+        )
+        first += run.count
 
 
 def test_without_a_compiler_there_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

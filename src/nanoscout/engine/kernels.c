@@ -25,7 +25,7 @@ typedef uint16_t bf16;
 #define FEW 4
 #define FETCHED 256
 #define MOST_DIM 128
-#define MOST_TILES 8
+#define MOST_TILES 6
 #define LOWEST -1.0e30f
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
