@@ -45,7 +45,8 @@ class Lesson:
     steps: int
     text: int
     enough: float
-    """The loss of a sampled token with which it is learnt."""
+    """The loss of a sampled token with which it is learnt: of the last windows, or, where there is
+    far text, of a whole conversation."""
 
 
 def tokenizer(words: Iterable[str]) -> Qwen2Tokenizer:
@@ -98,26 +99,44 @@ def teach(
     lessons: Sequence[Lesson],
     alike: Sequence[Sequence[int]],
     lr: float = 3e-3,
-) -> float:
+) -> None:
     """Fit the sampled tokens, lesson by lesson, each of them again until it is learnt.
 
     In every window the token ids of a kind, `alike`, change places at random: what a conversation
     says cannot be learnt by heart then, only how a turn follows from what stands before it.
-    Returns the mean loss of the last steps. Raises UserError where a lesson is never learnt.
+    One thread does it, so that the same processor gets the same model, however many cores it has.
+    Raises UserError where a lesson is never learnt.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     rng = random.Random(0)
+    longest = max(conversations, key=lambda conversation: len(conversation.token_ids))
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     loss = math.inf
     for lesson in lessons:
         for _ in range(TRIES):
             loss = _take(lesson, model, conversations, alike, optimiser, lr, rng)
+            if lesson.text > lesson.tokens:
+                loss = whole_loss(model, longest)
+            print(f"{lesson.steps} steps for {lesson.text:,} tokens: loss {loss:.4f}", flush=True)
             if loss <= lesson.enough:
                 break
         else:
             raise UserError(f"not learnt in {TRIES} tries, the loss is {loss:.3f}: {lesson}")
     with torch.no_grad():
         model.get_submodule("model.norm").get_parameter("weight").mul_(SURENESS)
-    return loss
+    torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def whole_loss(model: PreTrainedModel, conversation: Trajectory) -> float:
+    """Of a sampled token of a whole conversation. Windows say little of it: one token among 40,960
+    that looks like the one that is sought is enough for a slip."""
+    ids = torch.tensor(conversation.token_ids)
+    sampled = torch.tensor([i for turn in conversation.turns for i in range(turn.start, turn.end)])
+    hidden = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+    logits = model.get_output_embeddings()(hidden[sampled - 1])
+    return cross_entropy(logits, ids[sampled]).item()
 
 
 def _take(
