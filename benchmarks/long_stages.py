@@ -59,7 +59,7 @@ class Size:
 
 SIZES = {
     "full": Size(
-        Roads(roads=3, near=4, far=23, page_words=1_200),
+        Roads(roads=3, near=4, far=23, page_words=1_185),
         lessons=(
             Lesson(128, 32, 1_500, text=128, enough=0.08),
             Lesson(384, 24, 1_000, text=40_960, enough=0.06),
