@@ -132,7 +132,8 @@ INLINE void absorb_all(struct tile *tile, const bf16 *keys, const uint32_t *valu
             for (long k = 0; k < count / 2; k++) {
                 const pairs *value = (const pairs *)(values + k * MOST_DIM + d);
                 UNROLL for (long i = 0; i < 16; i++)
-                    sum[i / 4][i % 4] = add_products(sum[i / 4][i % 4], value[i % 4], everywhere(weight[k * LANES + q + i / 4]));
+                    sum[i / 4][i % 4] = add_products(sum[i / 4][i % 4], value[i % 4],
+                                                     everywhere(weight[k * LANES + q + i / 4]));
             }
             UNROLL for (long i = 0; i < 16; i++)
                 *(lanes *)&tile->sum[q + i / 4][d + i % 4 * LANES] = sum[i / 4][i % 4];
@@ -210,12 +211,12 @@ struct few {
     pairs query[FEW][MOST_DIM / 2 / LANES];
     float top[FEW];
     lanes total[FEW];
-    /* Their parts' sum counts. */
+    /* Of exponents, as in a tile; what counts is the sum over lanes. */
     float sum[FEW][MOST_DIM] __attribute__((aligned(64)));
 };
 
 INLINE void look_closely(struct few *few, const long count, const bf16 *keys, const bf16 *values,
-                       long n, float scale, const long dim) {
+                         long n, float scale, const long dim) {
     const lanes number = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (long first = 0; first < n; first += BLOCK, keys += BLOCK * dim, values += BLOCK * dim) {
         long left = n - first < BLOCK ? n - first : BLOCK;
@@ -228,7 +229,8 @@ INLINE void look_closely(struct few *few, const long count, const bf16 *keys, co
                 UNROLL for (long i = 0; i < ROUND; i++) {
                     const bf16 *key = keys + (round * ROUND + i) * dim;
                     for (long d = 0; d < dim; d += 2 * LANES)
-                        dot[i] = add_products(dot[i], few->query[q][d / 2 / LANES], pairs_at(key + d, dim - d));
+                        dot[i] = add_products(dot[i], few->query[q][d / 2 / LANES],
+                                              pairs_at(key + d, dim - d));
                 }
                 wholes seen = number + (float)(round * ROUND) < (float)left;
                 scores[q][round] = choose(seen, sums_of(dot) * scale, (lanes){} + LOWEST);
@@ -260,7 +262,8 @@ INLINE void look_closely(struct few *few, const long count, const bf16 *keys, co
                     if (there <= 0) break;
                     pairs joined = joined_at(value, value + dim, there);
                     UNROLL for (long q = 0; q < count; q++)
-                        sum[q][i] = add_products(sum[q][i], joined, everywhere(pair_at(weights[q] + k)));
+                        sum[q][i] = add_products(sum[q][i], joined,
+                                                 everywhere(pair_at(weights[q] + k)));
                 }
             UNROLL for (long q = 0; q < count; q++)
                 UNROLL for (long i = 0; i < 4; i++)
@@ -310,7 +313,7 @@ INLINE void look(struct tile *tiles, long count, const bf16 *keys, const bf16 *v
     }
 }
 
-/* `rows` queries from row `start` on into as many tiles as that takes. Row r is of token r / group. */
+/* `rows` queries into as many tiles as that takes. Row r is of token r / group. */
 INLINE void begin(struct tile *tiles, const bf16 *query, long rows, long group, long head_stride,
                   long token_stride, const long dim) {
     for (long r = 0; r < rows; r++) {
