@@ -100,9 +100,12 @@ def measure(model: str, axis: str, value: int, part: str, layers: int) -> dict[s
     """Seconds and MB of one point, in this process."""
     import torch
 
+    from nanoscout import memory
     from nanoscout.models import load_model
     from nanoscout.recipe import ModelSpec, ObjectiveSpec, OptimiserSpec
 
+    if part == "learner":  # As a run with checkpointed layers does.
+        memory.keep_few_products()
     network, _ = load_model(ModelSpec(source=model))
     network.base_model.layers = network.base_model.layers[:layers]
     network.config.num_hidden_layers = len(network.base_model.layers)

@@ -79,6 +79,8 @@ def config_of(recipe: Recipe) -> PretrainedConfig:
 
 
 def model_of(recipe: Recipe) -> Any:
+    if recipe.optimiser.checkpoint_layers:  # As in a run.
+        system_memory.keep_few_products()
     if recipe.model.source == "tiny:qwen3":
         dtype = getattr(torch, recipe.model.dtype)
         model = AutoModelForCausalLM.from_config(config_of(recipe), dtype=dtype).eval()

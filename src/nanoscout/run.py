@@ -25,6 +25,7 @@ from typing import Any
 
 from rich.console import Console
 
+from nanoscout import memory
 from nanoscout.errors import UserError
 from nanoscout.evaluation.comparison import compare, comparison_table, evaluation_table
 from nanoscout.evaluation.curves import draw_curves
@@ -59,6 +60,8 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
         f"{len(questions.passages):,} pages, {len(questions.train):,} training and "
         f"{len(questions.held_out):,} held-out questions."
     )
+    if recipe.optimiser.checkpoint_layers:  # which is to say that memory matters more than time
+        memory.keep_few_products()
     model, tokenizer = load_model(recipe.model)
     if not (folder / "recipe.toml").exists():
         prepare_folder(recipe, folder, questions)

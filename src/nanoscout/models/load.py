@@ -33,7 +33,6 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from nanoscout import memory
 from nanoscout.errors import UserError
 from nanoscout.models import smollm2, tiny
 from nanoscout.models.known import known_config
@@ -45,7 +44,6 @@ def load_model(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
 
     Raises UserError for a model or device that isn't there, or a folder that does not load.
     """
-    memory.keep_few_products()
     device = _device(spec.device)
     dtype = getattr(torch, spec.dtype)
     if spec.source.startswith(tiny.PREFIX):
