@@ -34,9 +34,9 @@ def trim() -> None:
 
 
 def keep_few_products() -> None:
-    """Let torch keep at most 128 compiled matrix products on a CPU; to be called before the first.
+    """Let torch keep at most 64 compiled matrix products on a CPU; to be called before the first.
 
     oneDNN compiles one for each shape and keeps 1,024, of more than 0.1 MB each. Each block of a
     long attention has a shape of its own, which does not come again. Rollouts are some 4% slower.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")

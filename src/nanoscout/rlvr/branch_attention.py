@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanoscout import memory
 from nanoscout.rlvr.packing import Branch
 
 BLOCK_ELEMENTS = 2**20
@@ -71,6 +72,8 @@ class _BranchAttention(torch.autograd.Function):
                     kept.append(weights)
         ctx.save_for_backward(query, key, value, past_key, past_value, *kept)
         ctx.branches, ctx.scaling = branches, scaling
+        if room:  # What it freed lies in pieces too small for a layer's linear products.
+            memory.trim()
         return output
 
     @staticmethod
@@ -120,6 +123,8 @@ class _BranchAttention(torch.autograd.Function):
                 whole += grown[:, :past]
                 own.index_add_(1, branch.ancestors, grown[:, past : past + len(branch.ancestors)])
                 own[:, branch.start : branch.end] += grown[:, past + len(branch.ancestors) :]
+        if room:
+            memory.trim()
         found = (grad_key, grad_value, grad_past_key, grad_past_value)
         return grad_query, *(gradient.to(key.dtype) for gradient in found), None, None
 
