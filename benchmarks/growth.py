@@ -68,6 +68,10 @@ def main() -> None:
                 points.append(point | figures)
                 shown = ", ".join(f"{key} {number:,.1f}" for key, number in figures.items())
                 print(f"{axis} {value}, {part}, {point['layers']} layers: {shown}", flush=True)
+                keep(points, path)
+
+
+def keep(points: list[dict[str, Any]], path: Path) -> None:
     everything: dict[str, Any] = {
         "ours": {
             axis: {
