@@ -23,6 +23,9 @@ BLOCK_ELEMENTS = 2**20
 BLOCK_ROWS = 64
 KEPT_ELEMENTS = 2**23
 """Scores of a pass that are kept for the backward pass; where there are more, none are."""
+LONG_ELEMENTS = 2**28
+"""Scores of a pass from which on what it frees goes back to the system: that takes a moment, and
+pieces as small as its own are of no use to a layer's linear products."""
 
 
 def branch_attention(
@@ -58,7 +61,8 @@ class _BranchAttention(torch.autograd.Function):
         kv_heads = len(key)
         output = query.new_empty(count, heads, width)
         kept: list[Tensor] = []
-        keep = _scores(branches, heads, past_key.shape[1]) <= KEPT_ELEMENTS
+        scores = _scores(branches, heads, past_key.shape[1])
+        keep = scores <= KEPT_ELEMENTS
         room = None if keep else _Room(query, branches, past_key.shape[1])
         for branch in branches:
             keys, values = _seen(past_key, key, branch), _seen(past_value, value, branch)
@@ -71,8 +75,8 @@ class _BranchAttention(torch.autograd.Function):
                 if keep:
                     kept.append(weights)
         ctx.save_for_backward(query, key, value, past_key, past_value, *kept)
-        ctx.branches, ctx.scaling = branches, scaling
-        if room:  # What it freed lies in pieces too small for a layer's linear products.
+        ctx.branches, ctx.scaling, ctx.is_long = branches, scaling, scores > LONG_ELEMENTS
+        if ctx.is_long:
             memory.trim()
         return output
 
@@ -123,7 +127,7 @@ class _BranchAttention(torch.autograd.Function):
                 whole += grown[:, :past]
                 own.index_add_(1, branch.ancestors, grown[:, past : past + len(branch.ancestors)])
                 own[:, branch.start : branch.end] += grown[:, past + len(branch.ancestors) :]
-        if room:
+        if ctx.is_long:
             memory.trim()
         found = (grad_key, grad_value, grad_past_key, grad_past_value)
         return grad_query, *(gradient.to(key.dtype) for gradient in found), None, None
