@@ -37,6 +37,7 @@ def keep_few_products() -> None:
     """Let torch keep at most 64 compiled matrix products on a CPU; to be called before the first.
 
     oneDNN compiles one for each shape and keeps 1,024, of more than 0.1 MB each. Each block of a
-    long attention has a shape of its own, which does not come again. Rollouts are some 4% slower.
+    long attention has a shape of its own, which does not come again. Rollouts get a few percent
+    slower.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
