@@ -104,11 +104,8 @@ def teach(
 
     In every window the token ids of a kind, `alike`, change places at random: what a conversation
     says cannot be learnt by heart then, only how a turn follows from what stands before it.
-    One thread does it, so that the same processor gets the same model, however many cores it has.
     Raises UserError where a lesson is never learnt.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     rng = random.Random(0)
     longest = max(conversations, key=lambda conversation: len(conversation.token_ids))
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -125,7 +122,6 @@ def teach(
             raise UserError(f"not learnt in {TRIES} tries, the loss is {loss:.3f}: {lesson}")
     with torch.no_grad():
         model.get_submodule("model.norm").get_parameter("weight").mul_(SURENESS)
-    torch.set_num_threads(threads)
 
 
 @torch.no_grad()
