@@ -24,10 +24,17 @@ TREES = {
 @pytest.mark.parametrize("kept_elements", [0, 2**20], ids=["computed again", "kept"])
 @pytest.mark.parametrize("block_rows", [1, 4, 64])
 @pytest.mark.parametrize("past", [0, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("tree", TREES)
 def test_equals_pytorch(
-    monkeypatch: pytest.MonkeyPatch, tree: str, past: int, block_rows: int, kept_elements: int
+    monkeypatch: pytest.MonkeyPatch,
+    tree: str,
+    dtype: torch.dtype,
+    past: int,
+    block_rows: int,
+    kept_elements: int,
 ) -> None:
+    """Attention in float32 and its gradients; for bfloat16, a few roundings away."""
     monkeypatch.setattr(module, "BLOCK_ELEMENTS", 1)
     monkeypatch.setattr(module, "BLOCK_ROWS", block_rows)
     monkeypatch.setattr(module, "KEPT_ELEMENTS", kept_elements)
@@ -35,16 +42,18 @@ def test_equals_pytorch(
     generator = torch.Generator().manual_seed(past)
 
     def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, requires_grad=True)
+        return torch.randn(shape, generator=generator).to(dtype).requires_grad_()
 
-    query = random(6, count, 8)
-    key, value, past_key, past_value = (random(2, n, 8) for n in (count, count, past, past))
+    inputs = [random(6, count, 8), *(random(2, n, 8) for n in (count, count, past, past))]
+    upstream = torch.randn(count, 6, 8, generator=generator).to(dtype)
     mask = torch.zeros(count, past + count, dtype=torch.bool)
     mask[:, :past] = True
     for branch in TREES[tree]:
         for row in range(branch.start, branch.end):
             mask[row, past + branch.ancestors] = True
             mask[row, past + branch.start : past + row + 1] = True
+    exact = [each.detach().float().requires_grad_() for each in inputs]
+    query, key, value, past_key, past_value = exact
     wanted = scaled_dot_product_attention(
         query[None],
         torch.cat([past_key, key], 1)[None],
@@ -53,10 +62,10 @@ def test_equals_pytorch(
         scale=0.3,
         enable_gqa=True,
     )[0].transpose(0, 1)
+    query, key, value, past_key, past_value = inputs
     got = branch_attention(query, key, value, (past_key, past_value), TREES[tree], 0.3)
-    torch.testing.assert_close(got, wanted)
-    inputs = (query, key, value, past_key, past_value)
-    upstream = torch.randn(wanted.shape, generator=generator)
-    torch.testing.assert_close(
-        torch.autograd.grad(got, inputs, upstream), torch.autograd.grad(wanted, inputs, upstream)
-    )
+    found = (got, *torch.autograd.grad(got, inputs, upstream))
+    true = (wanted, *torch.autograd.grad(wanted, exact, upstream.float()))
+    tolerance = {} if dtype == torch.float32 else {"rtol": 2**-5, "atol": 2**-5}
+    for one, other in zip(found, true, strict=True):
+        torch.testing.assert_close(one.float(), other, **tolerance)

@@ -146,10 +146,11 @@ def test_weights_changed_behind_torchs_back_are_packed_anew() -> None:
     assert (after.token_ids, after.logprobs) == (fresh.token_ids, fresh.logprobs)
 
 
-def test_the_source_compiles_without_a_warning(tmp_path: Path, compiled: Kernels) -> None:
-    command = ["cc", "-Wall", "-Wextra", "-Werror", *kernels.FLAGS, "-c", str(kernels.SOURCE)]
-    done = subprocess.run([*command, "-o", str(tmp_path / "o")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_the_sources_compile_without_a_warning(tmp_path: Path, compiled: Kernels) -> None:
+    for source in kernels.SOURCES:
+        command = ["cc", "-Wall", "-Wextra", "-Werror", *kernels.FLAGS, "-c", str(source)]
+        done = subprocess.run([*command, "-o", str(tmp_path / "o")], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def hidden(model: PreTrainedModel, seed: int) -> torch.Tensor:
@@ -175,8 +176,52 @@ def test_fast_layers_compute_what_they_did(compiled: Kernels, architecture: str)
             param.mul_(1.01)
         assert not torch.equal(hidden(copied, 1), fast)
     assert list(model.state_dict()) == names
-    torch.testing.assert_close(hidden(model, 1), ordinary, rtol=0, atol=0)
-    assert hidden(model, 1).requires_grad
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_gradients_of_fast_layers_are_as_exact_as_torchs(
+    compiled: Kernels, architecture: str
+) -> None:
+    model = build(architecture).to(BFLOAT16)
+    torch.manual_seed(0)
+    for param in model.parameters():  # Norms' weights would be ones.
+        param.data.mul_(1.0 + 0.2 * torch.randn(param.shape).to(BFLOAT16))
+    exact, fast = copy.deepcopy(model).float(), copy.deepcopy(model)
+    quicken(fast)
+    upstream = torch.randn(60, model.config.hidden_size)
+    for each in (exact, model, fast):
+        hidden(each, 1).backward(upstream)
+    errors = []
+    for name, param in exact.named_parameters():
+        true = param.grad
+        if true is None:  # The head's.
+            continue
+        ordinary, mine = (
+            ((each.get_parameter(name).grad.float() - true).norm() / true.norm()).item()
+            for each in (model, fast)
+        )
+        assert 0.0 < mine < 1.5 * ordinary, name
+        errors.append((ordinary, mine))
+    assert sum(mine for _, mine in errors) < 1.1 * sum(ordinary for ordinary, _ in errors)
+
+
+@pytest.mark.parametrize("seen", [5, 64, 300])
+@pytest.mark.parametrize("block", [1, 5])
+def test_causal_softmax(compiled: Kernels, block: int, seen: int) -> None:
+    torch.manual_seed(seen)
+    scores = (8 * torch.randn(2, 3 * block, seen)).to(BFLOAT16)
+    scores[0, 0] += 400  # Of scores, differences alone count.
+    upstream = torch.randn(scores.shape).to(BFLOAT16)
+    future = torch.ones(block, block, dtype=torch.bool).triu(1).repeat(3, 1)
+    exact = scores.float().requires_grad_()
+    masked = torch.cat([exact[..., :-block], exact[..., -block:].masked_fill(future, -1e9)], -1)
+    wanted = masked.softmax(-1)
+    wanted.backward(upstream.float())
+    compiled.causal_softmax(scores, block)
+    torch.testing.assert_close(scores.float(), wanted, rtol=2**-8, atol=1e-6)
+    assert not scores[..., -block:][:, future].any()
+    compiled.causal_softmax_back(scores, upstream, block)
+    torch.testing.assert_close(upstream.float(), exact.grad, rtol=2**-6, atol=2**-8)
 
 
 def test_layers_that_compute_otherwise_stay_as_they_are(compiled: Kernels) -> None:

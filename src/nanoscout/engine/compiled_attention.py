@@ -1,4 +1,4 @@
-"""Attention of one engine step by `kernels.c`: one call a layer for all conversations.
+"""Attention of one engine step by `attention.c`: one call a layer for all conversations.
 
 A plan as `CachedAttention` is one, for bfloat16 on a CPU. The step is told to the kernel as tables,
 made once for all layers: its runs, and the tasks that the processor's cores share.
@@ -64,7 +64,7 @@ class CompiledAttention:
         return output
 
     def _tasks(self, runs: Sequence[Run]) -> Iterator[tuple[int, int, int, int]]:
-        """First run, runs, first token and tokens of each: kernels.c tells more."""
+        """First run, runs, first token and tokens of each: attention.c tells more."""
         group = self._shape.group
         singles = sum(run.count == 1 for run in runs)
         size = max(1, DECODING_QUERIES // group)

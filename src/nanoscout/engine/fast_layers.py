@@ -1,11 +1,12 @@
 """Layers that compute the same in fewer passes over memory, for bfloat16 on a CPU.
 
-A layer's class is replaced by an heir of it, which leaves the work to the class it comes from where
-gradients are wanted: parameters, names and copies stay as they are. Whether an heir does compute
+A layer's class is replaced by an heir of it, which leaves the work to the class it comes from in
+other types: parameters, names and copies stay as they are. Whether an heir does compute
 the same is tried on what an ordinary pass of the model gave the layer and got from it, for models
 differ in details that no name tells; if it does not, the layer stays as it was.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from nanoscout.engine.attention import AttentionPlan, run_layers
 from nanoscout.engine.kernels import Kernels, load_kernels
+from nanoscout.engine.layer_gradients import gated, normalised, rotated
 from nanoscout.engine.packed_linear import PackedLinear, PackedWeights, is_packed, pack_linears
 
 TRIED_TOKENS = 8
@@ -34,15 +36,14 @@ class FastNorm(nn.Module):
         return names == ["weight"] and isinstance(getattr(module, "variance_epsilon", None), float)
 
     def forward(self, rows: Tensor) -> Tensor:
-        plain = rows.dtype == self.weight.dtype == torch.bfloat16 and rows.is_contiguous()
-        if torch.is_grad_enabled() or not plain:
+        if not rows.dtype == self.weight.dtype == torch.bfloat16:
             result: Tensor = super().forward(rows)
             return result
-        return self.kernels.normalise(rows, self.weight, self.variance_epsilon)
+        return normalised(self.kernels, rows, self.weight, self.variance_epsilon)
 
 
 class FastMlp(nn.Module):
-    """down(silu(gate(rows)) up(rows)): gate and up are one product."""
+    """down(silu(gate(rows)) up(rows)): gate and up are one product where they can be."""
 
     JOINED = ("gate_proj", "up_proj")
     kernels: Kernels
@@ -53,15 +54,16 @@ class FastMlp(nn.Module):
         return _linears(module) == ["gate_proj", "up_proj", "down_proj"]
 
     def forward(self, rows: Tensor) -> Tensor:
-        if not _plain(self, rows):
+        if rows.dtype != torch.bfloat16:
             result: Tensor = super().forward(rows)
             return result
-        joined = self.packed.apply(rows, *_joined(self))
-        return self.down_proj(self.kernels.gate(joined))  # type: ignore[operator]
+        gates, ups = _products(self, rows)
+        return self.down_proj(gated(self.kernels, gates, ups))  # type: ignore[operator]
 
 
 class FastAttention(nn.Module):
-    """Queries, keys and values are one product, and get their positions in one pass."""
+    """Queries and keys get their positions in one pass; with values, they are one product where
+    they can be."""
 
     JOINED = ("q_proj", "k_proj", "v_proj")
     kernels: Kernels
@@ -88,20 +90,19 @@ class FastAttention(nn.Module):
             plan is None
             or position_embeddings is None
             or any((each.dtype, each.shape[-1]) != whole for each in position_embeddings)
-            or not _plain(self, hidden_states)
+            or hidden_states.dtype != torch.bfloat16
         ):
             result: tuple[Tensor, Any] = super().forward(
                 hidden_states, position_embeddings, *args, plan=plan, **kwargs
             )
             return result
-        linears = _joined(self)
-        heads = self.packed.apply(hidden_states[0], *linears).unflatten(-1, (-1, self.head_dim))
-        sizes = [linear.out_features // self.head_dim for linear in linears]
-        query, key, value = heads.split(sizes, dim=1)
+        query, key, value = (
+            product.unflatten(-1, (-1, self.head_dim))
+            for product in _products(self, hidden_states[0])
+        )
         if hasattr(self, "q_norm"):
             query, key = self.q_norm(query), self.k_norm(key)  # type: ignore[operator]
-        for each in (query, key):
-            self.kernels.rotate(each, *position_embeddings)
+        query, key = (rotated(self.kernels, heads, *position_embeddings) for heads in (query, key))
         query, key, value = (each.transpose(0, 1) for each in (query, key, value))
         attended = plan.attend(self.layer_idx, query, key, value, self.scaling)
         return self.o_proj(attended.flatten(1).unsqueeze(0)), None  # type: ignore[operator]
@@ -173,13 +174,11 @@ def _linears(module: nn.Module) -> list[str]:
     return [name for name, child in module.named_children() if isinstance(child, nn.Linear)]
 
 
-def _plain(module: nn.Module, rows: Tensor) -> bool:
-    """Whether there are no gradients to find, and nothing was put around the linear layers, such
-    as an adapter."""
-    if torch.is_grad_enabled() or rows.dtype != torch.bfloat16:
-        return False
-    return all(type(linear) is PackedLinear for linear in _joined(module))
-
-
-def _joined(module: Any) -> list[nn.Linear]:
-    return [getattr(module, name) for name in module.JOINED]
+def _products(module: Any, rows: Tensor) -> Sequence[Tensor]:
+    """What the linear layers make of the rows [..., in]: views of one product, if there are no
+    gradients to find and nothing was put around the layers, such as an adapter."""
+    linears = [getattr(module, name) for name in module.JOINED]
+    if torch.is_grad_enabled() or any(type(linear) is not PackedLinear for linear in linears):
+        return [linear(rows) for linear in linears]
+    joined: Tensor = module.packed.apply(rows, *linears)
+    return joined.split([linear.out_features for linear in linears], dim=-1)

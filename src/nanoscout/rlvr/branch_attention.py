@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nanoscout import memory
+from nanoscout.engine.kernels import Kernels, load_kernels
 from nanoscout.rlvr.packing import Branch
 
 BLOCK_ELEMENTS = 2**20
@@ -104,11 +105,9 @@ class _BranchAttention(torch.autograd.Function):
                     if kept
                     else _weights(block, keys[:, :seen], rows, ctx.scaling, room)
                 )
-                first, _, last = _places(room, weights.shape)
-                grad_weights = torch.bmm(above, values[:, :seen].transpose(1, 2), out=first)
-                grad_scores = torch._softmax_backward_data(
-                    grad_weights, weights, -1, weights.dtype, grad_input=last
-                )
+                _, place = _places(room, weights.shape)
+                grad_scores = torch.bmm(above, values[:, :seen].transpose(1, 2), out=place)
+                _causal_softmax_back(weights, grad_scores, rows.stop - rows.start)
                 grad_block = torch.bmm(grad_scores, keys[:, :seen]).mul_(ctx.scaling)
                 grad_query[:, rows] = grad_block.view(heads, -1, width)
                 block_keys = torch.bmm(grad_scores.transpose(1, 2), block)
@@ -161,21 +160,45 @@ def _weights(
     block: Tensor, keys: Tensor, rows: slice, scaling: float, room: "_Room | None"
 ) -> Tensor:
     """softmax of the scaled scores [kv_heads, group * rows, seen]; the last rows are their own.
-    They stand in the room's second place, where there is one."""
-    count, seen = rows.stop - rows.start, keys.shape[1]
-    first, second, _ = _places(room, (*block.shape[:2], seen))
+    They stand in the room's first place, where there is one."""
+    place, _ = _places(room, (*block.shape[:2], keys.shape[1]))
     scores = torch.baddbmm(
-        block.new_empty(1, 1, 1), block, keys.transpose(1, 2), beta=0, alpha=scaling, out=first
+        block.new_empty(1, 1, 1), block, keys.transpose(1, 2), beta=0, alpha=scaling, out=place
     )
-    future = torch.ones(count, count, dtype=torch.bool, device=keys.device).triu_(1)
-    own = scores.view(len(keys), -1, count, seen)[..., seen - count :]
+    _causal_softmax(scores, rows.stop - rows.start)
+    return scores
+
+
+def _causal_softmax(scores: Tensor, count: int) -> None:
+    """In place; the last `count` columns are what as many rows of each head have to say of
+    one another."""
+    kernels = _kernels(scores)
+    if kernels:
+        kernels.causal_softmax(scores, count)
+        return
+    future = torch.ones(count, count, dtype=torch.bool, device=scores.device).triu_(1)
+    own = scores.unflatten(1, (-1, count))[..., -count:]
     own.masked_fill_(future, float("-inf"))
-    return torch.softmax(scores, -1, out=second)
+    torch.softmax(scores, -1, out=scores)
+
+
+def _causal_softmax_back(weights: Tensor, gradients: Tensor, count: int) -> None:
+    """The gradients of the weights become those of the scores, in place."""
+    kernels = _kernels(weights)
+    if kernels:
+        kernels.causal_softmax_back(weights, gradients, count)
+        return
+    torch._softmax_backward_data(gradients, weights, -1, weights.dtype, grad_input=gradients)
+
+
+def _kernels(scores: Tensor) -> Kernels | None:
+    plain = scores.device.type == "cpu" and scores.dtype == torch.bfloat16
+    return load_kernels() if plain else None
 
 
 class _Room:
-    """Three places for scores, which one block after the other takes. Blocks differ in size: with
-    memory of its own, each would leave a hole behind that the next can't fill."""
+    """Two places, for scores and for their gradients, which one block after the other takes. Blocks
+    differ in size: with memory of its own, each would leave a hole that the next can't fill."""
 
     def __init__(self, query: Tensor, branches: Sequence[Branch], past: int):
         most = 0
@@ -183,11 +206,11 @@ class _Room:
             seen = past + len(branch.ancestors) + branch.end - branch.start
             for rows in _blocks(branch, len(query), seen):
                 most = max(most, len(query) * (rows.stop - rows.start) * seen)
-        self._places = query.new_empty(3, most)
+        self._places = query.new_empty(2, most)
 
     def places(self, shape: Sequence[int]) -> tuple[Tensor, ...]:
         return tuple(place[: math.prod(shape)].view(*shape) for place in self._places)
 
 
 def _places(room: _Room | None, shape: Sequence[int]) -> tuple[Tensor | None, ...]:
-    return room.places(shape) if room else (None, None, None)
+    return room.places(shape) if room else (None, None)

@@ -1,5 +1,5 @@
 /* Attention of one engine step and layer, for bfloat16 on a CPU: every new token of every
-   conversation against its cache, in one call. At the end, what layers do element by element.
+   conversation against its cache, in one call.
 
    Sixteen queries of a key/value head stand beside one another in the lanes of vectors (a tile).
    They take in a block of keys at a time: scores, whose maxima and sums so far go along, then
@@ -10,14 +10,10 @@
    Products are of pairs of bfloat16 numbers and add up in float32. Keys are read as they lie; of
    values, two rows are joined into pairs first. Indices of arrays: the last is the fastest. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "bfloat16.h"
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
-
-typedef uint16_t bf16;
 
 #define LANES 16
 #define ROUND 16 /* keys that are scored at once */
@@ -33,7 +29,6 @@ typedef int32_t wholes __attribute__((vector_size(4 * LANES)));
 typedef uint32_t pairs __attribute__((vector_size(4 * LANES)));
 typedef bf16 halves __attribute__((vector_size(2 * LANES)));
 
-#define INLINE static inline __attribute__((always_inline))
 #define APART static __attribute__((noinline))
 #define UNROLL _Pragma("GCC unroll 16")
 
@@ -76,12 +71,6 @@ INLINE lanes power(lanes x) {
 /* Two positive numbers, rounded to bfloat16, in each lane. */
 INLINE pairs join(lanes a, lanes b) {
     return (((pairs)a + 0x8000) >> 16) | (((pairs)b + 0x8000) & 0xFFFF0000);
-}
-
-INLINE bf16 narrow(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return (bf16)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
 INLINE uint32_t pair_at(const bf16 *place) {
@@ -443,58 +432,5 @@ void attend(const bf16 *query, const bf16 *key, const bf16 *value, bf16 *output,
         for (long t = 0; t < sizes->tasks; t++)
             for (long h = 0; h < kv_heads; h++)
                 compute(tasks + t, h, query, output, runs, caches, sizes, scale);
-    }
-}
-
-INLINE float widen(bf16 x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float wide;
-    memcpy(&wide, &bits, 4);
-    return wide;
-}
-
-/* Each of n rows [n, dim] over the root of its mean square, rounded, times the weight [dim]. */
-void normalise(const bf16 *rows, const bf16 *weight, bf16 *output, long n, long dim,
-               double epsilon) {
-#pragma omp parallel for schedule(static) if (n * dim > 16384)
-    for (long r = 0; r < n; r++) {
-        const bf16 *row = rows + r * dim;
-        float squares = 0.0f;
-        for (long d = 0; d < dim; d++) squares += widen(row[d]) * widen(row[d]);
-        float share = 1.0f / sqrtf(squares / dim + (float)epsilon);
-        for (long d = 0; d < dim; d++)
-            output[r * dim + d] = narrow(widen(weight[d]) * widen(narrow(widen(row[d]) * share)));
-    }
-}
-
-/* silu of the first half of n rows [n, 2 width], rounded, times the second half. */
-void gate(const bf16 *joined, bf16 *output, long n, long width) {
-#pragma omp parallel for schedule(static) if (n * width > 16384)
-    for (long r = 0; r < n; r++) {
-        const bf16 *first = joined + 2 * r * width, *second = first + width;
-        for (long i = 0; i < width; i++) {
-            float x = widen(first[i]);
-            output[r * width + i] = narrow(widen(narrow(x / (1.0f + expf(-x)))) * widen(second[i]));
-        }
-    }
-}
-
-/* Rotary positions of heads [n, heads, dim], whose rows lie `stride` apart, in place; cosines and
-   sines [n, dim]. Products are rounded before they are added, as torch's are. */
-void rotate(bf16 *rows, const bf16 *cosines, const bf16 *sines, long n, long heads, long dim,
-            long stride) {
-    long half = dim / 2;
-#pragma omp parallel for schedule(static) if (n * heads * dim > 16384)
-    for (long r = 0; r < n; r++) {
-        const bf16 *c = cosines + r * dim, *s = sines + r * dim;
-        for (long h = 0; h < heads; h++) {
-            bf16 *low = rows + r * stride + h * dim, *high = low + half;
-            for (long d = 0; d < half; d++) {
-                float a = widen(low[d]), b = widen(high[d]);
-                low[d] = narrow(widen(narrow(a * widen(c[d]))) - widen(narrow(b * widen(s[d]))));
-                high[d] = narrow(widen(narrow(b * widen(c[half + d]))) +
-                                 widen(narrow(a * widen(s[half + d]))));
-            }
-        }
     }
 }
