@@ -11,6 +11,7 @@ import torch
 from transformers import PretrainedConfig
 
 from nanoscout.cli import main
+from nanoscout.engine.fast_layers import quicken
 from nanoscout.engine.packed_linear import is_packed
 from nanoscout.errors import UserError
 from nanoscout.models.load import load_config, load_model
@@ -307,19 +308,22 @@ def two_samples(tokens: int) -> list[Sample]:
 
 @pytest.mark.parametrize("checkpoint_layers", [False, True], ids=["all", "checkpointed"])
 @pytest.mark.parametrize("lora", [None, LoraSpec(rank=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_estimate_counts_what_the_learner_keeps(
-    lora: LoraSpec | None, checkpoint_layers: bool
+    dtype: str, lora: LoraSpec | None, checkpoint_layers: bool
 ) -> None:
     """Against the learner itself with real numbers: the bytes that are alive during a step."""
     context = 512
     spec = recipe(
         optimiser={"checkpoint_layers": checkpoint_layers, "microbatch_tokens": context},
+        model={"source": "tiny:qwen3", "dtype": dtype, "device": "cpu"},
         lora=lora and lora.model_dump(),
         stage=[{"name": "one", "steps": 1, "context": context}],
     )
-    model, _ = load_model(ModelSpec(source="tiny:qwen3", dtype="float32", device="cpu"))
+    model, _ = load_model(spec.model)
     if lora:
         add_adapters(model, lora, seed=0)
+    quicken(model)  # As an engine does.
     learner = Learner(model, spec.optimiser, spec.objective)
     samples = two_samples(context)
     learner.step(samples)  # the optimiser has its moments from here on

@@ -51,7 +51,7 @@ class FastMlp(nn.Module):
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
-        return _linears(module) == ["gate_proj", "up_proj", "down_proj"]
+        return _projections(module) == ["gate_proj", "up_proj", "down_proj"]
 
     def forward(self, rows: Tensor) -> Tensor:
         if rows.dtype != torch.bfloat16:
@@ -75,7 +75,7 @@ class FastAttention(nn.Module):
     @staticmethod
     def suits(module: nn.Module) -> bool:
         known = all(hasattr(module, name) for name in ("head_dim", "layer_idx", "scaling"))
-        return known and _linears(module) == ["q_proj", "k_proj", "v_proj", "o_proj"]
+        return known and _projections(module) == ["q_proj", "k_proj", "v_proj", "o_proj"]
 
     def forward(
         self,
@@ -119,7 +119,7 @@ def quicken(model: PreTrainedModel) -> None:
     if kernels is None or not is_packed(model.device.type, model.dtype):
         pack_linears(model)
         return
-    suited = [(module, kind) for module in model.modules() for kind in KINDS if kind.suits(module)]
+    suited = _suited(model)
     seen: dict[nn.Module, tuple[Any, Any, Any]] = {}
     hooks = [
         module.register_forward_hook(
@@ -138,24 +138,41 @@ def quicken(model: PreTrainedModel) -> None:
     pack_linears(model)
     for module, kind in suited:
         if module in seen:
-            _replace(module, kind, kernels, *seen[module])
+            ordinary = type(module)
+            _replace(module, kind, kernels)
+            if not _computes(module, *seen[module]):
+                module.__class__ = ordinary
+                vars(module).pop("packed", None)
 
 
-def _replace(
-    module: nn.Module, kind: type[Any], kernels: Kernels, args: Any, kwargs: Any, output: Any
-) -> None:
+def quicken_shapes(model: PreTrainedModel, device_type: str) -> None:
+    """What `quicken` does on such a device, to a model on the meta device: nothing can be tried."""
+    kernels = load_kernels()
+    if kernels is not None and is_packed(device_type, model.dtype):
+        for module, kind in _suited(model):
+            _replace(module, kind, kernels)
+
+
+def _suited(model: PreTrainedModel) -> list[tuple[nn.Module, type[Any]]]:
+    return [(module, kind) for module in model.modules() for kind in KINDS if kind.suits(module)]
+
+
+def _replace(module: nn.Module, kind: type[Any], kernels: Kernels) -> None:
     ordinary = type(module)
     name = f"Fast{ordinary.__name__}"
     module.__class__ = type(name, (kind, ordinary), {"kernels": kernels})
     if hasattr(kind, "JOINED"):
         module.packed = PackedWeights()  # type: ignore[assignment]
+
+
+def _computes(module: nn.Module, args: Any, kwargs: Any, output: Any) -> bool:
+    """Whether the module makes such an output of these arguments."""
     found, wanted = (
         whole[0] if isinstance(whole, tuple) else whole
         for whole in (module(*args, **kwargs), output)
     )
-    if not (found - wanted).float().norm() <= CLOSE * wanted.float().norm():
-        module.__class__ = ordinary
-        vars(module).pop("packed", None)
+    close: bool = (found - wanted).float().norm() <= CLOSE * wanted.float().norm()
+    return close
 
 
 class _Plain:
@@ -170,8 +187,8 @@ class _Plain:
         return whole.transpose(0, 1)
 
 
-def _linears(module: nn.Module) -> list[str]:
-    return [name for name, child in module.named_children() if isinstance(child, nn.Linear)]
+def _projections(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_children() if name.endswith("_proj")]
 
 
 def _products(module: Any, rows: Tensor) -> Sequence[Tensor]:
@@ -179,6 +196,6 @@ def _products(module: Any, rows: Tensor) -> Sequence[Tensor]:
     gradients to find and nothing was put around the layers, such as an adapter."""
     linears = [getattr(module, name) for name in module.JOINED]
     if torch.is_grad_enabled() or any(type(linear) is not PackedLinear for linear in linears):
-        return [linear(rows) for linear in linears]
+        return [linear(rows).to(rows.dtype) for linear in linears]
     joined: Tensor = module.packed.apply(rows, *linears)
     return joined.split([linear.out_features for linear in linears], dim=-1)

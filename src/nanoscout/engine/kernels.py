@@ -36,6 +36,8 @@ SUMMED_ROWS = 64
 
 
 class Kernels:
+    """Tensors on the meta device, which have no contents, are only shaped."""
+
     def __init__(self, path: Path):
         self._library = ctypes.CDLL(str(path))
 
@@ -90,8 +92,9 @@ class Kernels:
         """The gradients of such weights become those of the scores, in place."""
         self._call("causal_softmax_back", weights, gradients, *_rows(weights, block))
 
-    def _call(self, name: str, *arguments: Tensor | int | float) -> None:
-        getattr(self._library, name)(*map(_plain, arguments))
+    def _call(self, name: str, first: Tensor, *others: Tensor | int | float) -> None:
+        if not first.is_meta:
+            getattr(self._library, name)(*map(_plain, (first, *others)))
 
 
 def _rows(scores: Tensor, block: int) -> tuple[int, int, int]:

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_iter
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from nanoscout.engine.attention import run_layers
+from nanoscout.engine.fast_layers import quicken_shapes
 from nanoscout.models.lora import add_adapters
 from nanoscout.recipe import LoraSpec
 from nanoscout.rlvr.branch_attention import BLOCK_ELEMENTS
@@ -57,6 +58,8 @@ def empty_model(
         model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
         if lora:
             add_adapters(model, lora, seed=0)
+            for param in model.parameters():  # On this device, peft leaves its own in float32.
+                param.data = param.data.to(dtype)
     return model
 
 
@@ -65,11 +68,12 @@ def activations(
     dtype: torch.dtype,
     tokens: int,
     *,
+    device_type: str = "cpu",
     lora: LoraSpec | None = None,
     checkpoint_layers: bool = False,
     backward: bool = True,
 ) -> Activations:
-    """Of a sequence of so many tokens.
+    """Of a sequence of so many tokens, on such a device.
 
     Without `backward` as under no_grad: what the engine's pass needs, or the reference model's.
     """
@@ -78,6 +82,7 @@ def activations(
 
     def of_layers(layers: int, tokens: int) -> Activations:
         model = empty_model(small, dtype, layers, lora)
+        quicken_shapes(model, device_type)
         with checkpointed_layers(model) if checkpoint_layers else nullcontext():
             return _pass(model, tokens, backward)
 

@@ -182,6 +182,7 @@ class Estimator:
                 self._config,
                 dtype,
                 tokens,
+                device_type=self._device,
                 lora=recipe.lora,
                 checkpoint_layers=checkpoint_layers,
                 backward=backward,
