@@ -111,8 +111,8 @@ class Comparison:
         return found
 
     def _print(self, ratios: dict[str, Sequence[float]]) -> None:
-        width = 44
-        print(f"\n{'':{width}}{'seconds':>9}{'low':>8}{'high':>8}{'rounds':>8}{'over ours':>18}")
+        width = 56
+        print(f"\n{'':{width}}{'seconds':>9}{'low':>8}{'high':>8}{'rounds':>8}{'over ours':>22}")
         for case in dict.fromkeys(entry["case"] for entry in self.rounds):
             for who in dict.fromkeys([OURS, *(e["who"] for e in self.rounds if e["case"] == case)]):
                 figures = self._figures(who).get(case)
@@ -127,7 +127,7 @@ class Comparison:
                 print(
                     f"{f'{case}: {who}':{width}}{figures['seconds']:9.1f}"
                     f"{figures['seconds_low']:8.1f}{figures['seconds_high']:8.1f}"
-                    f"{figures['rounds']:8}{over:>18}"
+                    f"{figures['rounds']:8}{over:>22}"
                 )
         for who, reason in self._missing.items():
             print(f"{who}: missing: {reason}")

@@ -1,11 +1,12 @@
 """A whole step with a search tool, rollouts to update: ours, and TRL's GRPOTrainer's.
 
-    python benchmarks/step.py [--rounds 3] [--who ours "TRL 1.16"] [--add]
+    python benchmarks/step.py [--rounds 5] [--who ours "TRL 1.16"] [--add]
 
 The same model, prompts, questions, tool and limits: 4 questions of the quickstart's world, 8
 rollouts each, three turns of at most 56 tokens, temperature 1. Every group learns on both sides
-(the reward is shortness), so that ours gains nothing from dropping groups without a signal. What
-the model samples differs by chance: how many tokens is noted.
+(the reward is shortness), so that ours gains nothing from dropping groups without a signal; but so
+little that no round has shorter answers for it. What the model samples differs by chance: how many
+tokens is noted.
 """
 
 import asyncio
@@ -35,12 +36,13 @@ from nanoscout.tools.toolbox import Toolbox
 TRL = "TRL 1.16"
 QUESTIONS, GROUP = 4, 8
 TURNS, TURN_TOKENS, COMPLETION_TOKENS = 3, 56, 512
+LR = 1e-12
 CASE = "step of 32 rollouts"
 SYSTEM = "dialogue.system=Find the answer with the tool web_search."
 
 
 def main() -> None:
-    parser = comparison_options(__doc__, 3, [OURS, TRL])
+    parser = comparison_options(__doc__, 5, [OURS, TRL])
     parser.add_argument("--rows", type=int, default=8, help="TRL's micro-batch")
     options = parser.parse_args()
 
@@ -73,7 +75,8 @@ def main() -> None:
                 comparison.about(TRL, **trl.about)
             except PeerMissing as missing:
                 comparison.missing(TRL, str(missing))
-        learner = Learner(model, world.recipe.optimiser, ObjectiveSpec())
+        optimiser = world.recipe.optimiser.model_copy(update={"lr": LR})
+        learner = Learner(model, optimiser, ObjectiveSpec())
         for number in range(options.rounds):
             for who in options.who:
                 if who == OURS:
@@ -141,7 +144,7 @@ def trl_settings(world: World, folder: Path) -> dict[str, object]:
         "preview_chars": world.recipe.search.preview_chars,
         "results": world.recipe.search.results,
         "group": GROUP,
-        "lr": world.recipe.optimiser.lr,
+        "lr": LR,
         "temperature": 1.0,
         "turns": TURNS,
         "turn_tokens": TURN_TOKENS,

@@ -63,7 +63,7 @@ def test_equals_pytorch(
         enable_gqa=True,
     )[0].transpose(0, 1)
     query, key, value, past_key, past_value = inputs
-    got = branch_attention(query, key, value, (past_key, past_value), TREES[tree], 0.3)
+    got = branch_attention(TREES[tree], query, key, value, (past_key, past_value), 0.3)
     found = (got, *torch.autograd.grad(got, inputs, upstream))
     true = (wanted, *torch.autograd.grad(wanted, exact, upstream.float()))
     tolerance = {} if dtype == torch.float32 else {"rtol": 2**-5, "atol": 2**-5}

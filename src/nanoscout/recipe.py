@@ -264,6 +264,9 @@ class OptimiserSpec(Spec):
     `eightbit`)."""
     microbatch_tokens: Positive = 4_096
     """Tokens that go through the learner at once; bounds memory, changes no gradient."""
+    attention: Literal["products", "flex"] = "products"
+    """The learner's: matrix products in blocks (rlvr/branch_attention.py), or PyTorch's flex
+    attention, compiled, which is for CUDA devices (rlvr/flex_attention.py)."""
     checkpoint_layers: bool = False
     """Keep only each layer's input and compute the rest again in the backward pass: a third more
     work for a fraction of the memory. For long contexts."""

@@ -63,6 +63,11 @@ def train_run(recipe: Recipe, folder: Path, *, resume: bool, console: Console) -
     if recipe.optimiser.checkpoint_layers:  # which is to say that memory matters more than time
         memory.keep_few_products()
     model, tokenizer = load_model(recipe.model)
+    if recipe.optimiser.attention == "flex" and model.device.type != "cuda":
+        raise UserError(
+            "optimiser.attention = 'flex' is for CUDA devices, and the model is on "
+            f"{model.device}; leave it out"
+        )
     if not (folder / "recipe.toml").exists():
         prepare_folder(recipe, folder, questions)
     setting = make_setting(recipe, folder, model, tokenizer)

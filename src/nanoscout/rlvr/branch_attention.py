@@ -30,11 +30,11 @@ pieces as small as its own are of no use to a layer's linear products."""
 
 
 def branch_attention(
+    branches: Sequence[Branch],
     query: Tensor,
     key: Tensor,
     value: Tensor,
     past: tuple[Tensor, Tensor],
-    branches: Sequence[Branch],
     scaling: float,
 ) -> Tensor:
     """query [heads, N, d]; key, value [kv_heads, N, d]; past: keys and values [kv_heads, P, d].

@@ -76,6 +76,7 @@ class Learner:
         self._total_updates = total_updates
         self._checkpoint_layers = optimiser.checkpoint_layers
         self._microbatch_tokens = optimiser.microbatch_tokens
+        self._attention = optimiser.attention
         self._objective = objective
         self._banned_ids = tuple(banned_ids)
         self._reference = copy.deepcopy(model).requires_grad_(False) if objective.kl > 0 else None
@@ -132,7 +133,7 @@ class Learner:
     def accumulate_gradients(self, batch: PackedBatch, temperature: float) -> dict[str, float]:
         """Add the step's gradient to the masters'; returns its loss, and sums over its tokens."""
         sums = dict.fromkeys(("loss", "entropy", "ratio", "clipped", "gap", "gap_max", "kl"), 0.0)
-        prefix = Prefix(self.model, batch.prefix_ids)
+        prefix = Prefix(self.model, batch.prefix_ids, self._attention)
         reference_prefix = self._reference_prefix(batch)
         for micro_batch in batch.micro_batches:
             scores = score_tokens(
@@ -174,7 +175,7 @@ class Learner:
     def agreement(self, samples: Sequence[Sample], temperature: float) -> tuple[float, float]:
         """(mean |gap|, mean ratio) between learner's and engine's log-probabilities."""
         batch = pack(samples, self._microbatch_tokens)
-        prefix = Prefix(self.model, batch.prefix_ids)
+        prefix = Prefix(self.model, batch.prefix_ids, self._attention)
         gaps = torch.cat(
             [
                 score_tokens(
@@ -194,4 +195,4 @@ class Learner:
         if self._reference is None:
             return None
         with torch.no_grad():
-            return Prefix(self._reference, batch.prefix_ids)
+            return Prefix(self._reference, batch.prefix_ids, self._attention)

@@ -6,9 +6,10 @@ gradients collect on the leaves and go through the prefix once, at the end. That
 cut at the keys and values: the same gradient as one sequence at a time, at a fraction of the work.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from nanoscout.engine.attention import head_logits, run_layers, torch_device
 from nanoscout.rlvr.branch_attention import branch_attention
 from nanoscout.rlvr.chosen import chosen_logprobs
+from nanoscout.rlvr.flex_attention import FlexBranches
 from nanoscout.rlvr.packing import Branch, MicroBatch
 
 HEAD_ROWS = 512
@@ -44,17 +46,22 @@ def checkpointed_layers(model: PreTrainedModel) -> Iterator[None]:
 
 
 class Prefix:
-    """The batch's common tokens: keys and values of each layer, with their graph where wanted."""
+    """The batch's common tokens: keys and values of each layer, with their graph where wanted.
 
-    def __init__(self, model: PreTrainedModel, token_ids: Tensor):
+    `attention`: OptimiserSpec's; the micro-batches' too.
+    """
+
+    def __init__(self, model: PreTrainedModel, token_ids: Tensor, attention: str = "products"):
         self.length = len(token_ids)
         self.device = torch_device(model)
-        self._branch = Branch(0, self.length, torch.arange(0, device=self.device))
+        self.attention = attention
         self._computed: list[tuple[Tensor, Tensor]] = []
         self._complete = False
         self.layers: list[tuple[Tensor, Tensor]] = []
         """Per layer: key and value leaves [kv_heads, P, head_dim]; empty for an empty prefix."""
         if self.length:
+            whole = Branch(0, self.length, torch.arange(0, device=self.device))
+            self._attend = _attention(attention, [whole], 0, self.device)
             positions = torch.arange(self.length, device=self.device)
             run_layers(model, token_ids.to(self.device), positions, self)
             self._complete = True
@@ -70,7 +77,7 @@ class Prefix:
         if not self._complete:  # a checkpointed layer comes by once more in the backward pass
             self._computed.append((key, value))
         past = (key[:, :0], value[:, :0])
-        return branch_attention(query, key, value, past, [self._branch], scaling)
+        return self._attend(query, key, value, past, scaling)
 
     def backward(self) -> None:
         """Send what the micro-batches left on the leaves through the prefix, and free its graph."""
@@ -91,16 +98,25 @@ class BranchPlan:
 
     def __init__(self, prefix: Prefix, micro_batch: MicroBatch):
         self._prefix = prefix
-        self._branches = [
+        branches = [
             replace(branch, ancestors=branch.ancestors.to(prefix.device))
             for branch in micro_batch.branches
         ]
+        self._attend = _attention(prefix.attention, branches, prefix.length, prefix.device)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         past = self._prefix.layers[layer] if self._prefix.length else (key[:, :0], value[:, :0])
-        return branch_attention(query, key, value, past, self._branches, scaling)
+        return self._attend(query, key, value, past, scaling)
+
+
+def _attention(
+    attention: str, branches: Sequence[Branch], past: int, device: torch.device
+) -> Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], float], Tensor]:
+    if attention == "flex":
+        return FlexBranches(branches, past, device)
+    return partial(branch_attention, branches)
 
 
 @dataclass(frozen=True, slots=True)
