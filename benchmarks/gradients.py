@@ -79,12 +79,14 @@ def gradient(learner: Learner, batches: Sequence[Sequence[Sample]]) -> Tensor:
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
-    return torch.nn.functional.cosine_similarity(first, second, dim=0).item()
+    """In float64: float32 adds up so many squares to a few percent only."""
+    first, second = first.double(), second.double()
+    return (first @ second / (first.norm() * second.norm())).item()
 
 
 def error(found: Tensor, exact: Tensor) -> float:
     """Relative."""
-    return ((found - exact).norm() / exact.norm()).item()
+    return ((found - exact).double().norm() / exact.double().norm()).item()
 
 
 if __name__ == "__main__":

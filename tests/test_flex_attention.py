@@ -2,6 +2,7 @@
 plain operations. It has no backward pass there. The blocks of the mask, which only the compiled
 kernel looks at, are held against the mask."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from rich.console import Console
 from test_learner import build, ragged_samples
 from torch.nn.attention.flex_attention import create_mask
+from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
 
 from nanoscout.errors import UserError
 from nanoscout.recipe import ObjectiveSpec, OptimiserSpec
@@ -45,6 +47,28 @@ def test_it_computes_what_products_do(past: int) -> None:
             flex(query, key, value, before, 0.3),
             branch_attention(branches, query, key, value, before, 0.3),
         )
+
+
+@torch.no_grad()
+def test_one_compilation_is_for_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where the compiler makes another kernel of the same graph."""
+    if not shutil.which("g++"):
+        pytest.skip("no C++ compiler")
+    compiled = torch.compile(torch_flex_attention, dynamic=True)
+    monkeypatch.setattr(module, "_kernel", lambda device_type: compiled)
+    torch._dynamo.utils.counters.clear()
+    for count, past in ((300, 100), (513, 100), (700, 0), (431, 222)):
+        branches = [
+            Branch(0, count // 2, torch.arange(0)),
+            Branch(count // 2, count, torch.arange(count // 3)),
+        ]
+        query, key, value = (torch.randn(heads, count, 16) for heads in (6, 2, 2))
+        before = (torch.randn(2, past, 16), torch.randn(2, past, 16))
+        torch.testing.assert_close(
+            FlexBranches(branches, past, torch.device("cpu"))(query, key, value, before, 0.3),
+            branch_attention(branches, query, key, value, before, 0.3),
+        )
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize("block", [1, 4, 16])
