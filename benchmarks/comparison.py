@@ -77,8 +77,12 @@ class Comparison:
         return found
 
     def save(self, **more: Any) -> None:
-        """Write the file, and print its table."""
+        """Write the file, and print its table. `more`: what else it says; tables are added to."""
         ratios = self.ratios()
+        self._more |= {
+            key: self._more.get(key, {}) | value if isinstance(value, dict) else value
+            for key, value in more.items()
+        }
         peers = dict.fromkeys(e["who"] for e in self.rounds if e["who"] != OURS)
         everything = {
             "ours": self._figures(OURS) | {"about": self._about.get(OURS, {})},
@@ -87,7 +91,7 @@ class Comparison:
             "ratios": {name: statistics.median(values) for name, values in ratios.items()},
             "spread": {name: [min(values), max(values)] for name, values in ratios.items()},
             "machine": machine(),
-            **(self._more | more),
+            **self._more,
             "missing": self._missing,
             "about": self._about,
             "rounds": self.rounds,
