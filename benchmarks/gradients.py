@@ -19,6 +19,7 @@ from learner import trajectories
 from results import RESULTS, save
 from torch import Tensor
 
+from nanoscout.engine.fast_layers import quicken
 from nanoscout.models import load_model
 from nanoscout.recipe import ModelSpec, ObjectiveSpec
 from nanoscout.rlvr.learner import Learner
@@ -40,7 +41,8 @@ def main() -> None:
     for dtype in (torch.bfloat16, torch.float32, torch.float64):
         copy, _ = load_model(ModelSpec(source=options.model, dtype="float32"))
         copy.load_state_dict(model.state_dict())
-        learners[dtype] = Learner(copy.to(dtype), optimiser, UNCLIPPED, total_updates=100)
+        quicken(copy.to(dtype))  # As a run's engine does.
+        learners[dtype] = Learner(copy, optimiser, UNCLIPPED, total_updates=100)
     rows = []
     for seed in range(options.sets):
         chosen = random.Random(seed).sample(samples, min(options.trajectories, len(samples)))

@@ -154,9 +154,11 @@ def measure(model: str, axis: str, value: int, part: str, layers: int) -> dict[s
             "peak_mb": _peak_mb(),
         }
 
+    from nanoscout.engine.fast_layers import quicken
     from nanoscout.rlvr.learner import Learner
     from nanoscout.rlvr.packing import Sample
 
+    quicken(network)  # As a run's engine does.
     learner = Learner(network, OptimiserSpec(checkpoint_layers=True), ObjectiveSpec())
     samples = []
     for number, own in enumerate(given):
