@@ -18,6 +18,8 @@ from nanoscout.run import train_run
 
 SMOKE = Path(__file__).parents[1] / "recipes" / "smoke.toml"
 STEPS = 12
+UNCLIPPED = ObjectiveSpec(clip_low=0.999999, clip_high=1e6)
+"""A token that falls on the other side of a bound would part two trainings for good."""
 
 
 def build() -> PreTrainedModel:
@@ -30,7 +32,7 @@ def build() -> PreTrainedModel:
 
 def learner(state: str) -> Learner:
     spec = OptimiserSpec(lr=1e-3, weight_decay=0.1, state=state)
-    return Learner(build(), spec, ObjectiveSpec())
+    return Learner(build(), spec, UNCLIPPED)
 
 
 def take(learner: Learner, steps: range) -> None:
@@ -62,7 +64,7 @@ def test_a_quarter_of_the_memory_and_the_same_training() -> None:
     moved, moved_small = (
         flat(one.optimiser.state_dict()["masters"]) - start for one in (full, small)
     )
-    assert (moved_small - moved).norm() < 0.1 * moved.norm()
+    assert (moved_small - moved).norm() < 0.05 * moved.norm()
 
 
 def test_resumed_with_the_same_bits(tmp_path: Path) -> None:
