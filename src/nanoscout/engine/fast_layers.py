@@ -1,9 +1,9 @@
 """Layers that compute the same in fewer passes over memory, for bfloat16 on a CPU.
 
-A layer's class is replaced by an heir of it, which leaves the work to the class it comes from in
-other types: parameters, names and copies stay as they are. Whether an heir does compute
-the same is tried on what an ordinary pass of the model gave the layer and got from it, for models
-differ in details that no name tells; if it does not, the layer stays as it was.
+A layer's class is replaced by an heir of it, which leaves other types to the class it comes from:
+parameters, names and copies stay as they are. Whether an heir does compute the same is tried on
+what an ordinary pass of the model gave the layer and got from it, for models differ in details that
+no name tells; if it does not, the layer stays as it was.
 """
 
 from collections.abc import Sequence
