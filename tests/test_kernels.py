@@ -269,3 +269,30 @@ def test_what_is_put_around_a_linear_layer_later_counts(compiled: Kernels) -> No
         embedded = model.model.norm(model.get_input_embeddings()(torch.tensor(tokens(60, 1))))
     assert not torch.equal(before, after)
     torch.testing.assert_close(after, embedded.float(), rtol=0, atol=0)
+
+
+class Otherwise(torch.nn.Module):
+    """What a layer makes, as numbers of another type that lie column by column."""
+
+    def __init__(self, layer: torch.nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(rows).float()
+        return found.mT.contiguous().mT
+
+
+@pytest.mark.parametrize("wanted", [False, True], ids=["no gradients", "gradients"])
+def test_what_an_adapter_makes_may_be_of_any_type_and_order(
+    compiled: Kernels, wanted: bool
+) -> None:
+    model = build("llama").to(BFLOAT16)
+    quicken(model)
+    with torch.set_grad_enabled(wanted):
+        before = hidden(model, 1)
+        for layer in model.model.layers:
+            for parent, name in ((layer.mlp, "up_proj"), (layer.self_attn, "q_proj")):
+                setattr(parent, name, Otherwise(getattr(parent, name)))
+        after = hidden(model, 1)
+    assert (after - before).norm() < 0.01 * before.norm()

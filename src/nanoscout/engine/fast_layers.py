@@ -193,9 +193,10 @@ def _projections(module: nn.Module) -> list[str]:
 
 def _products(module: Any, rows: Tensor) -> Sequence[Tensor]:
     """What the linear layers make of the rows [..., in]: views of one product, if there are no
-    gradients to find and nothing was put around the layers, such as an adapter."""
+    gradients to find and nothing was put around the layers, such as an adapter. What that makes may
+    be of any type and lie anyhow, which C would not see."""
     linears = [getattr(module, name) for name in module.JOINED]
     if torch.is_grad_enabled() or any(type(linear) is not PackedLinear for linear in linears):
-        return [linear(rows).to(rows.dtype) for linear in linears]
+        return [linear(rows).to(rows.dtype).contiguous() for linear in linears]
     joined: Tensor = module.packed.apply(rows, *linears)
     return joined.split([linear.out_features for linear in linears], dim=-1)
