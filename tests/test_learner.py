@@ -14,7 +14,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from nanoscout.recipe import ObjectiveSpec, OptimiserSpec
+from nanoscout.engine.fast_layers import quicken
+from nanoscout.models.lora import add_adapters
+from nanoscout.recipe import LoraSpec, ObjectiveSpec, OptimiserSpec
 from nanoscout.rlvr.learner import Learner
 from nanoscout.rlvr.optimiser import learning_rate
 from nanoscout.rlvr.packing import Sample, pack
@@ -136,6 +138,29 @@ def test_bfloat16_gradient_points_the_same_way() -> None:
     wanted, _ = reference_gradients(model, samples)
     got = packed_gradients(build(dtype=torch.bfloat16), samples)
     assert torch.cosine_similarity(flat(got), flat(wanted), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_in_bfloat16_packing_changes_little_more_than_nothing(
+    name: str, lora: LoraSpec | None
+) -> None:
+    """Ragged groups of one to several turns, with the layers of a run. Nothing is clipped: rounding
+    moves tokens over the bounds."""
+    samples = ragged_samples(seed=0)
+    weight = 1.0 / sum(sample.sampled_tokens for sample in samples)
+    weighted = [replace(sample, weight=weight) for sample in samples]
+    found = []
+    for batches in ([weighted], [[sample] for sample in weighted]):
+        model = build(name, dtype=torch.bfloat16)
+        if lora:
+            add_adapters(model, lora, seed=0)
+        quicken(model)
+        learner = Learner(model, OptimiserSpec(), ObjectiveSpec(clip_low=0.999999, clip_high=1e6))
+        for batch in batches:
+            learner.accumulate_gradients(pack(batch, 4_096), temperature=1.0)
+        found.append(flat(learner.optimiser.gradients()))
+    assert torch.cosine_similarity(*found, dim=0) > 0.9999
 
 
 def test_banned_tokens_are_left_out_of_the_softmax() -> None:
